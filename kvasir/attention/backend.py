@@ -1,0 +1,104 @@
+"""SEAM: an attention backend is a name, a layout for the KV cache, a metadata builder and an implementation.
+
+Legend: R requests, T tokens of the step, H query heads, K KV heads, D head size, N blocks, S block size.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+
+@dataclass(frozen=True)
+class AttentionNeed:
+    """What a model on a device asks of a backend; the selector shows it to each candidate.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        dtype: of queries and of the KV cache.
+        capability: (major, minor) of the card; (0, 0) elsewhere.
+    """
+
+    device: str
+    dtype: torch.dtype
+    head_size: int
+    num_heads: int
+    num_kv_heads: int
+    block_size: int
+    sliding_window: bool = False
+    soft_cap: bool = False
+    capability: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class AttentionBatch:
+    """The shape of one ragged step, as every backend's builder receives it. Decode rows come first.
+
+    Device tensors (the worker's device):
+        query_start_loc: [R + 1] int32, cumulative query lengths; row r owns tokens [r, r + 1).
+        seq_lens: [R] int32, tokens of each row after this step (cached + query).
+        block_table: [R, max_blocks] int32, KV block ids in order.
+        slot_mapping: [T] int64, block * S + offset where each token's key and value go; -1 = nowhere.
+    Host numbers (upper bounds where a graph pads):
+        num_decodes: rows with one query token, which are the first rows.
+        query_lens, context_lens: the same lengths as lists on the host; seq_len = context_len + query_len.
+    """
+
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    block_table: torch.Tensor
+    slot_mapping: torch.Tensor
+    num_reqs: int
+    num_tokens: int
+    num_decodes: int
+    max_query_len: int
+    max_seq_len: int
+    query_lens: list[int]
+    context_lens: list[int]
+
+
+class MetadataBuilder(Protocol):
+    """Turns a batch into what the backend's kernels read; built once a step and shared by all layers."""
+
+    def build(self, batch: AttentionBatch) -> Any: ...
+
+
+class AttentionImpl(Protocol):
+    """One layer's attention. Writes the new keys and values into the cache, then attends."""
+
+    def forward(
+        self,
+        query: torch.Tensor,  # [T, H, D]
+        key: torch.Tensor,  # [T, K, D]
+        value: torch.Tensor,  # [T, K, D]
+        kv_cache: torch.Tensor,  # of `kv_cache_shape`
+        metadata: Any,
+    ) -> torch.Tensor:  # [T, H, D]
+        ...
+
+
+class AttentionBackend(Protocol):
+    name: str
+
+    @staticmethod
+    def supports(need: AttentionNeed) -> str | None:
+        """None when it fits, else the reason why not, in words."""
+        ...
+
+    @staticmethod
+    def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_size: int) -> tuple[int, ...]: ...
+
+    @staticmethod
+    def make_builder(need: AttentionNeed) -> MetadataBuilder: ...
+
+    @staticmethod
+    def make_impl(
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int,
+        sliding_window: int | None = None,
+        logits_soft_cap: float | None = None,
+    ) -> AttentionImpl:
+        """sliding_window w: a token sees itself and the w - 1 before it (transformers' meaning)."""
+        ...

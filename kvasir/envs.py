@@ -1,0 +1,34 @@
+"""Every environment variable Kvasir reads, in one table (a test keeps it under 20).
+
+Anything that is not about the machine or about debugging is an option, not a variable.
+"""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EnvVar:
+    name: str
+    default: str
+    help: str
+
+    @property
+    def value(self) -> str:
+        return os.environ.get(self.name, self.default)
+
+    @property
+    def flag(self) -> bool:
+        return self.value.lower() not in ("", "0", "false", "no")
+
+
+LOG_LEVEL = EnvVar("KVASIR_LOG_LEVEL", "INFO", "Log level: DEBUG, INFO, WARNING, ERROR.")
+CACHE_DIR = EnvVar("KVASIR_CACHE_DIR", "~/.cache/kvasir", "Where compiled kernels and plans are kept.")
+API_KEY = EnvVar("KVASIR_API_KEY", "", "API key of the server when --api-key is not given.")
+CPU_KV_CACHE_GIB = EnvVar("KVASIR_CPU_KVCACHE_SPACE", "", "GiB of KV cache on CPU when --kv-cache-memory is not given.")
+CPU_THREADS = EnvVar("KVASIR_CPU_THREADS", "", "Threads of the CPU worker; default: the cores this process may use.")
+HUB_OFFLINE = EnvVar("HF_HUB_OFFLINE", "", "Never ask the hub for files; use its local cache only.")
+CHECK_MESSAGES = EnvVar("KVASIR_CHECK_MESSAGES", "", "Send in-process messages through the codec (tests do).")
+CHECK_INTEGRITY = EnvVar("KVASIR_CHECK_INTEGRITY", "", "Audit every KV block after each step (slow; tests do).")
+
+ALL = tuple(v for v in list(globals().values()) if isinstance(v, EnvVar))

@@ -1,0 +1,53 @@
+"""Everything that crosses a ring: structs without behaviour.
+
+Ring: all. Knows nothing about: who sends, who obeys, torch.
+"""
+
+from kvasir.messages.control import Control, Reply
+from kvasir.messages.output import (
+    CompletionOutput,
+    EngineCoreOutput,
+    Finished,
+    FinishReason,
+    Logprob,
+    RequestMetrics,
+    RequestOutput,
+    SchedulerStats,
+)
+from kvasir.messages.params import PoolingParams, RequestOutputKind, SamplingParams
+from kvasir.messages.prompt import Prompt, TextPrompt, TokensPrompt
+from kvasir.messages.request import EngineCoreRequest
+from kvasir.messages.step import (
+    PROTOCOL_VERSION,
+    ModelRunnerOutput,
+    Ready,
+    SchedulerOutput,
+    SlotRequest,
+    TokenLogprobs,
+)
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "CompletionOutput",
+    "Control",
+    "EngineCoreOutput",
+    "EngineCoreRequest",
+    "FinishReason",
+    "Finished",
+    "Logprob",
+    "ModelRunnerOutput",
+    "PoolingParams",
+    "Prompt",
+    "Ready",
+    "Reply",
+    "RequestMetrics",
+    "RequestOutput",
+    "RequestOutputKind",
+    "SamplingParams",
+    "SchedulerOutput",
+    "SchedulerStats",
+    "SlotRequest",
+    "TextPrompt",
+    "TokenLogprobs",
+    "TokensPrompt",
+]

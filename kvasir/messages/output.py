@@ -1,0 +1,115 @@
+"""EngineCoreOutput (core -> front, one a step) and RequestOutput (front -> caller)."""
+
+import enum
+from dataclasses import dataclass, field
+
+import msgspec
+
+from kvasir.messages.step import TokenLogprobs
+
+
+class FinishReason(enum.IntEnum):
+    STOP = 0
+    LENGTH = 1
+    ABORT = 2
+    ERROR = 3
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class Finished(msgspec.Struct, array_like=True, omit_defaults=True):
+    row: int
+    reason: FinishReason
+    stop_token_id: int | None = None  # the id that ended it, when one did
+    error: str | None = None
+
+
+class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True):
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_blocks_total: int = 0
+    kv_blocks_used: int = 0
+    prefix_queries: int = 0  # tokens asked for since the last report, counted once per request
+    prefix_hits: int = 0
+    num_preempted: int = 0
+    num_scheduled_tokens: int = 0
+    step_s: float = 0.0
+
+
+class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True):
+    """All that one step has to say to one front process, in columns.
+
+    The front drops rows of another `epoch`, and tokens whose index it already has: so a request
+    that was resubmitted after a crash never repeats a token.
+
+    Attributes:
+        epoch: of the core that speaks; a restarted core has a new one.
+        request_ids: one per row.
+        first_index: place of the row's first new token in its output.
+        num_new: new tokens of each row (0: the row only finishes).
+        token_ids: flat, in row order.
+        logprobs: row -> one entry per new token; a token and its logprobs travel together.
+        prompt_logprobs: row -> all of the prompt's, sent with the first token.
+        num_cached_tokens: row -> prompt tokens found in the prefix cache, with the first token.
+    """
+
+    epoch: int
+    step_id: int
+    time: float
+    request_ids: list[str] = []
+    first_index: list[int] = []
+    num_new: list[int] = []
+    token_ids: list[int] = []
+    finished: list[Finished] = []
+    logprobs: dict[int, list[TokenLogprobs]] = {}
+    prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
+    num_cached_tokens: dict[int, int] = {}
+    stats: SchedulerStats | None = None
+
+
+@dataclass(slots=True)
+class Logprob:
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One of the n answers of a request."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+
+@dataclass(slots=True)
+class RequestMetrics:
+    """Times in seconds since the epoch; 0.0 where the event has not happened."""
+
+    arrival_time: float = 0.0
+    first_token_time: float = 0.0
+    last_token_time: float = 0.0
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """What `LLM.generate` returns for one prompt, and what `AsyncLLM.generate` yields."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    num_cached_tokens: int = 0
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)
+    error: str | None = None
