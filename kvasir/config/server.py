@@ -1,0 +1,44 @@
+"""The HTTP server. Not part of the engine: `EngineArgs` knows none of it."""
+
+from dataclasses import dataclass
+
+from kvasir.config.option import at_least, between, option
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """The HTTP server."""
+
+    host: str = option(
+        "127.0.0.1",
+        help="Address to listen on. The default is reachable from this machine only; 0.0.0.0 opens it to the "
+        "network, best together with --api-key.",
+    )
+    port: int = option(8000, help="TCP port; 0 takes a free one and logs it.", check=between(0, 65535))
+    uds: str | None = option(None, help="Path of a Unix socket to listen on, in place of host and port.")
+    api_key: list[str] = option(
+        [], help="Keys that clients may present as a bearer token; several are allowed. Also: KVASIR_API_KEY."
+    )
+    allowed_origins: list[str] = option(
+        [], help="Web origins allowed by CORS, such as https://example.com; none by default, * for all."
+    )
+    root_path: str = option("", help="Path prefix when a proxy in front of the server strips one.")
+    response_role: str = option("assistant", help="Role put into chat replies.")
+    shutdown_timeout: float = option(
+        30.0,
+        help="Seconds that running requests get to finish after SIGTERM; 0 ends them at once.",
+        check=at_least(0),
+        unit="s",
+    )
+    max_request_body: int = option(
+        32 * 1024**2,
+        help="Largest request body; a larger one is refused with HTTP 413.",
+        check=at_least(1024),
+        unit="bytes",
+    )
+    enable_force_include_usage: bool = option(
+        False, help="Put token counts into every streamed reply, asked for or not."
+    )
+    disable_access_log: bool = option(
+        False, help="No log line per HTTP request.", aliases=("--disable-uvicorn-access-log",)
+    )

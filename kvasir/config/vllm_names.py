@@ -1,0 +1,161 @@
+"""vLLM's engine and server options that Kvasir does not have, with one true sentence each.
+
+Names that both share need no row: they are ordinary options. A row is `ignored` when leaving the option out
+changes no result (one line is logged), or `refused` when going on would silently do something else than asked.
+A value in `harmless` (the option's resting position) is taken without a word.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Verdict = Literal["ignored", "refused"]
+OFF: tuple[Any, ...] = (None, False, "", 0)
+
+
+@dataclass(frozen=True)
+class ForeignName:
+    name: str
+    verdict: Verdict
+    sentence: str
+    harmless: tuple[Any, ...] = OFF
+    is_switch: bool = False
+
+    def accepts_quietly(self, value: Any) -> bool:
+        """True for the resting position; texts from the command line count as their value."""
+        texts = {str(h).lower() for h in self.harmless}
+        return value in ([], {}) or any(value is h or value == h for h in self.harmless) or str(value).lower() in texts
+
+
+def _ignored(name: str, sentence: str, *, switch: bool = False) -> ForeignName:
+    return ForeignName(name, "ignored", sentence, is_switch=switch)
+
+
+def _refused(name: str, sentence: str, *harmless: Any, switch: bool = False) -> ForeignName:
+    return ForeignName(name, "refused", sentence, harmless=(*OFF, *harmless), is_switch=switch)
+
+
+_NO_QUANT = "quantized weights are not supported yet; use a bfloat16, float16 or float32 checkpoint"
+_NO_MULTI = "this version runs one worker on one device"
+_NO_LORA = "LoRA adapters are not supported yet; merge the adapter into the weights"
+_NO_SPEC = "speculative decoding is not supported yet; leave it out, the text is the same"
+_NO_MEDIA = "only text models are supported yet"
+_NO_TOOLS = "there are no tool-call or reasoning parsers yet; the raw text is in the reply"
+_NO_OFFLOAD = "nothing is moved to host memory yet; lower max_model_len or choose a smaller model"
+_NO_POOL = "only generating models are supported yet"
+_NO_TLS = "put a proxy that speaks TLS in front of the server"
+_NO_COMPILE = "there is nothing to tune there yet: graphs are chosen by the worker"
+_BUILT_IN = "Kvasir does this by itself"
+_ONE_WAY = "Kvasir has one way of doing this"
+
+_ROWS = (
+    # Weights and model.
+    _refused("quantization", _NO_QUANT),
+    _refused("quantization_config", _NO_QUANT),
+    _refused("kv_cache_dtype", "the KV cache has the type of the activations; leave it at auto", "auto"),
+    _refused("calculate_kv_scales", "the KV cache is not quantized", switch=True),
+    _refused("task", _NO_POOL, "auto", "generate"),
+    _refused("runner", _NO_POOL, "auto", "generate"),
+    _refused("convert", _NO_POOL, "auto", "none"),
+    _refused("pooler_config", _NO_POOL),
+    _refused("model_impl", "models run on Kvasir's own implementations only; leave it at auto", "auto", "vllm"),
+    _refused("config_format", "config.json in the Hugging Face format is read; leave it at auto", "auto", "hf"),
+    _refused("tokenizer_mode", "tokenizer.json is read; leave it at auto", "auto", "hf"),
+    _refused("hf_config_path", "config.json is read from the model's folder; use hf_overrides to change values"),
+    _refused("code_revision", "no code is taken from model folders"),
+    _refused("rope_scaling", 'give it as hf_overrides={"rope_scaling": {...}}'),
+    _refused("rope_theta", 'give it as hf_overrides={"rope_theta": ...}'),
+    _refused("hf_token", "log in with `hf auth login` or set HF_TOKEN for the hub client"),
+    _refused("model_loader_extra_config", "the loader has no extra options"),
+    _refused("ignore_patterns", "only safetensors files are read"),
+    _refused("logits_processors", "custom logits processors are not loaded by name yet"),
+    _refused("logprobs_mode", "log-probabilities are those of the raw logits", "raw_logprobs"),
+    _refused("enable_prompt_embeds", "prompts are text or token ids", switch=True),
+    _refused("disable_sliding_window", "the window is part of the model; lower max_model_len instead", switch=True),
+    _ignored("use_tqdm_on_load", "the loader logs its phases", switch=True),
+    _ignored("safetensors_load_strategy", "the loader maps files and reads each weight once"),
+    _ignored("max_parallel_loading_workers", "one worker loads"),
+    # Memory.
+    _refused("cpu_offload_gb", _NO_OFFLOAD),
+    _refused("offload_backend", _NO_OFFLOAD, "auto"),
+    _refused("kv_offloading_size", _NO_OFFLOAD),
+    _ignored("swap_space", "preempted requests are computed again, nothing is swapped"),
+    _ignored("prefix_caching_hash_algo", "blocks are named by one keyed hash"),
+    _refused("enable_sleep_mode", "sleeping is not supported yet; stop the engine to free its memory", switch=True),
+    _ignored("disable_hybrid_kv_cache_manager", _ONE_WAY, switch=True),
+    # Parallelism.
+    _refused("data_parallel_size", _NO_MULTI + "; start several servers behind a load balancer", 1),
+    _refused("enable_expert_parallel", _NO_MULTI, switch=True),
+    _refused("decode_context_parallel_size", _NO_MULTI, 1),
+    _refused("prefill_context_parallel_size", _NO_MULTI, 1),
+    _refused("nnodes", _NO_MULTI, 1),
+    _refused("worker_cls", "the worker cannot be replaced by name", "auto"),
+    _refused("worker_extension_cls", "the worker cannot be extended by name"),
+    _ignored("disable_custom_all_reduce", "one worker has nothing to reduce", switch=True),
+    _ignored("ray_workers_use_nsight", "there are no Ray workers", switch=True),
+    _ignored("enable_dbo", _NO_MULTI, switch=True),
+    # Scheduling.
+    _refused("scheduler_cls", "the scheduler cannot be replaced by name"),
+    _ignored("max_num_partial_prefills", _BUILT_IN),
+    _ignored("max_long_partial_prefills", _BUILT_IN),
+    _ignored("num_scheduler_steps", "async_scheduling takes its place"),
+    _ignored("num_lookahead_slots", _BUILT_IN),
+    _ignored("scheduler_delay_factor", _BUILT_IN),
+    _ignored("preemption_mode", "preempted requests are computed again"),
+    _ignored("use_v2_block_manager", _ONE_WAY, switch=True),
+    _ignored("stream_interval", "every step's tokens are sent"),
+    _ignored("watermark", _BUILT_IN),
+    _ignored("disable_async_output_proc", _ONE_WAY, switch=True),
+    # Graphs and kernels.
+    _ignored("compilation_config", _NO_COMPILE),
+    _ignored("optimization_level", _NO_COMPILE),
+    _ignored("performance_mode", _NO_COMPILE),
+    _ignored("cudagraph_capture_sizes", _NO_COMPILE),
+    _ignored("max_cudagraph_capture_size", _NO_COMPILE),
+    _ignored("max_seq_len_to_capture", _NO_COMPILE),
+    _ignored("attention_config", "choose with attention_backend"),
+    _ignored("kernel_config", _NO_COMPILE),
+    _ignored("disable_cascade_attn", "there is no cascade attention", switch=True),
+    # Features to come.
+    _refused("enable_lora", _NO_LORA, switch=True),
+    _refused("lora_modules", _NO_LORA),
+    _ignored("max_loras", _NO_LORA),
+    _ignored("max_lora_rank", _NO_LORA),
+    _ignored("max_cpu_loras", _NO_LORA),
+    _refused("speculative_config", _NO_SPEC),
+    _refused("speculative_model", _NO_SPEC),
+    _ignored("num_speculative_tokens", _NO_SPEC),
+    _refused("structured_outputs_config", "structured outputs are not supported yet"),
+    _refused("guided_decoding_backend", "structured outputs are not supported yet", "auto", "xgrammar"),
+    _ignored("limit_mm_per_prompt", _NO_MEDIA),
+    _ignored("mm_processor_kwargs", _NO_MEDIA),
+    _ignored("mm_processor_cache_gb", _NO_MEDIA),
+    _ignored("disable_mm_preprocessor_cache", _NO_MEDIA, switch=True),
+    _ignored("skip_mm_profiling", _NO_MEDIA, switch=True),
+    _refused("allowed_local_media_path", _NO_MEDIA),
+    _refused("kv_transfer_config", "KV caches are not moved between engines yet"),
+    _refused("kv_events_config", "KV cache events are not published yet"),
+    # Server.
+    _refused("enable_auto_tool_choice", _NO_TOOLS, switch=True),
+    _refused("tool_call_parser", _NO_TOOLS),
+    _refused("tool_parser_plugin", _NO_TOOLS),
+    _refused("reasoning_parser", _NO_TOOLS),
+    _refused("ssl_keyfile", _NO_TLS),
+    _refused("ssl_certfile", _NO_TLS),
+    _refused("middleware", "middleware is not loaded by name"),
+    _refused("api_server_count", "one front process answers HTTP", 1),
+    _refused("headless", _NO_MULTI, switch=True),
+    _refused("otlp_traces_endpoint", "traces are not exported yet; metrics are at /metrics"),
+    _refused("enable_log_outputs", "outputs are never logged", switch=True),
+    _ignored("allow_credentials", "the server uses no cookies", switch=True),
+    _ignored("allowed_methods", "the methods of the routes are allowed"),
+    _ignored("allowed_headers", "all headers are allowed for the allowed origins"),
+    _ignored("disable_log_requests", "requests are not logged unless enable_log_requests is on", switch=True),
+    _ignored("max_log_len", "prompts are never logged"),
+    _ignored("uvicorn_log_level", "set KVASIR_LOG_LEVEL"),
+    _ignored("disable_fastapi_docs", "there is no documentation page to turn off", switch=True),
+    _ignored("chat_template_content_format", "both formats of message content are understood"),
+    _ignored("disable_frontend_multiprocessing", "the core has its own process", switch=True),
+    _ignored("enable_request_id_headers", "the header X-Request-Id is not echoed", switch=True),
+)
+
+FOREIGN: dict[str, ForeignName] = {row.name: row for row in _ROWS}
