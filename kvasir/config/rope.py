@@ -51,13 +51,8 @@ def parse_rope(raw: dict[str, Any], max_position_embeddings: int, where: str) ->
     Raises:
         ConfigError: a kind that is not supported, or a value that is missing or out of range.
     """
-    key = "rope_parameters" if raw.get("rope_parameters") else "rope_scaling"
-    given = raw.get(key) or {}
-    if not isinstance(given, dict):
-        raise ConfigError(f"{where}: {key} must be an object, got {given!r}.")
-    if any(isinstance(v, dict) for v in given.values()):
-        raise ConfigError(f"{where}: {key} gives each layer type its own rotary settings, which is not supported.")
-    kind = given.get("rope_type") or given.get("type") or "default"
+    key, given = _given(raw, where)
+    kind = given.get("rope_type", "default")
     if kind not in KINDS:
         raise ConfigError(f"{where}: {key} asks for rotary kind {kind!r}; supported kinds: {', '.join(KINDS)}.")
     for need in _NEEDS[kind]:
@@ -72,7 +67,8 @@ def parse_rope(raw: dict[str, Any], max_position_embeddings: int, where: str) ->
         return float(value)
 
     # Some checkpoints keep the trained length beside the rotary settings; then it wins over the one inside.
-    original = int(raw.get("original_max_position_embeddings") or number("original_max_position_embeddings", max_position_embeddings))
+    beside = raw.get("original_max_position_embeddings")
+    original = int(beside or number("original_max_position_embeddings", max_position_embeddings))
     rope = RopeConfig(
         kind=kind,
         theta=number("rope_theta", 10_000.0),
@@ -92,6 +88,25 @@ def parse_rope(raw: dict[str, Any], max_position_embeddings: int, where: str) ->
             f"({rope.low_freq_factor:g})."
         )
     return rope
+
+
+def _given(raw: dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    """The key to blame in messages, and the settings of both spellings together (the older one wins, as in
+    transformers, so that an override written the old way works on a new file)."""
+    merged: dict[str, Any] = {}
+    blame = "rope_parameters"
+    for key in ("rope_parameters", "rope_scaling"):
+        part = raw.get(key)
+        if not part:
+            continue
+        if not isinstance(part, dict):
+            raise ConfigError(f"{where}: {key} must be an object, got {part!r}.")
+        if any(isinstance(v, dict) for v in part.values()):
+            raise ConfigError(f"{where}: {key} gives each layer type its own rotary settings, which is not supported.")
+        kind = part.get("rope_type") or part.get("type")
+        merged.update(part, **({"rope_type": kind} if kind else {}))
+        blame = key
+    return blame, merged
 
 
 def _yarn_attention_factor(given: dict[str, Any], number: Any) -> float:
