@@ -1,0 +1,207 @@
+"""AsyncLLM: the engine behind the server. The core runs in its own process; one task reads what it says."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Self
+
+from kvasir.config import EngineArgs, KvasirConfig
+from kvasir.engine.client import ProcessClient
+from kvasir.engine.fanout import fan_out
+from kvasir.engine.input import InputProcessor
+from kvasir.engine.output import OutputProcessor, RequestOutputCollector
+from kvasir.errors import EngineDeadError, QueueFullError, RequestFailedError
+from kvasir.logger import get_logger
+from kvasir.messages import (
+    Control,
+    EngineCoreOutput,
+    Prompt,
+    Ready,
+    RequestOutput,
+    SamplingParams,
+    SchedulerStats,
+)
+from kvasir.tokenizer import Tokenizer
+
+logger = get_logger(__name__)
+
+StatsListener = Callable[[SchedulerStats], None]
+OutputListener = Callable[[EngineCoreOutput], None]
+
+
+class AsyncLLM:
+    """Streams answers; many callers share one engine core.
+
+    Use `AsyncLLM.from_engine_args(AsyncEngineArgs(model=...))`; the constructor takes the parts.
+
+    Attributes:
+        is_alive: False once the core is gone; `dead_error` then says why.
+    """
+
+    def __init__(
+        self,
+        config: KvasirConfig,
+        client: ProcessClient,
+        ready: Ready,
+        input_processor: InputProcessor,
+        tokenizer: Tokenizer | None,
+        default_sampling_params: dict[str, Any] | None = None,
+    ):
+        self.config = config
+        self.client = client
+        self.ready = ready
+        self.tokenizer = tokenizer
+        self.default_sampling_params = default_sampling_params or {}
+        self.max_model_len = ready.max_model_len
+        self.is_alive = True
+        self.dead_error: str | None = None
+        self._input = input_processor
+        self._output = OutputProcessor(tokenizer)
+        self._reader: asyncio.Task[None] | None = None
+        self._stats_listeners: list[StatsListener] = []
+        self._output_listeners: list[OutputListener] = []
+        self._closing = False
+        self._connecting = asyncio.Lock()
+
+    @classmethod
+    def from_engine_args(cls, args: EngineArgs) -> Self:
+        """Resolves the options, starts the core process and waits until it is ready."""
+        from importlib import import_module  # the composition root ranks above this package
+
+        return import_module("kvasir.assembly.front").make_async_llm(args)
+
+    # -- requests -------------------------------------------------------------------------------------------
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Yields outputs as `sampling_params.output_kind` says, the last with `finished=True`.
+
+        Closing the generator aborts the request. A caller that reads slowly gets merged outputs; the
+        engine never waits for it.
+
+        Raises:
+            UserError: the request is wrong (before anything is queued).
+            QueueFullError: too many requests are waiting.
+            RequestFailedError: this request failed inside the engine; the others go on.
+            EngineDeadError: the core is gone.
+        """
+        request_id = request_id or uuid.uuid4().hex
+        await self._ensure_reading()
+        self._check_room(sampling_params.n)
+        request = self._input.process(request_id, prompt, sampling_params, priority=priority, cache_salt=cache_salt)
+        text = prompt if isinstance(prompt, str) else prompt.get("prompt") if isinstance(prompt, dict) else None
+        queue = RequestOutputCollector(sampling_params.output_kind)
+        children = fan_out(request)
+        for child in children:
+            self._output.add_request(child.request, text, child.params, child.parent, child.index, queue)
+            self.client.send(child.request)
+        finished = False
+        try:
+            while not finished:
+                output = await queue.get()
+                if output.error is not None:
+                    raise RequestFailedError(output.error) if self.is_alive else EngineDeadError(output.error)
+                finished = output.finished
+                yield output
+        finally:
+            if not finished:
+                self._abort([child.request.request_id for child in children])
+
+    async def abort(self, request_id: str) -> None:
+        """Ends a request (with all its n answers); its generator yields a last output with reason abort."""
+        self._abort([request_id])
+
+    def _abort(self, request_ids: list[str]) -> None:
+        aborted = self._output.abort(request_ids)
+        if aborted.to_abort and self.is_alive:
+            self.client.send(Control("abort", {"request_ids": aborted.to_abort}))
+
+    def _check_room(self, n: int) -> None:
+        room = self.config.scheduler.max_num_seqs + self.config.scheduler.max_queued_requests
+        unfinished = self._output.num_unfinished
+        if unfinished + n > room:
+            raise QueueFullError(
+                f"{unfinished} requests are running or waiting and {n} more would pass the bound of {room} "
+                "(--max-num-seqs + --max-queued-requests). Try again later."
+            )
+
+    @property
+    def num_unfinished(self) -> int:
+        return self._output.num_unfinished
+
+    # -- the core -------------------------------------------------------------------------------------------
+
+    async def call(self, name: str, **args: Any) -> Any:
+        """A control call to the core (stats, reset_prefix_cache, ...)."""
+        await self._ensure_reading()
+        return await self.client.call(name, **args)
+
+    async def reset_prefix_cache(self) -> bool:
+        return bool(await self.call("reset_prefix_cache"))
+
+    async def check_health(self) -> None:
+        """Raises EngineDeadError when the core is gone."""
+        if not self.is_alive:
+            raise EngineDeadError(self.dead_error or "The engine core is gone.")
+
+    def add_stats_listener(self, listener: StatsListener) -> None:
+        """`listener` is called with the scheduler's figures, at most once per step."""
+        self._stats_listeners.append(listener)
+
+    def add_output_listener(self, listener: OutputListener) -> None:
+        """`listener` sees each message of the core before it is processed (metrics)."""
+        self._output_listeners.append(listener)
+
+    async def _ensure_reading(self) -> None:
+        await self.check_health()
+        async with self._connecting:
+            if self._reader is None:
+                await self.client.connect()
+                self._reader = asyncio.create_task(self._read(), name="kvasir-outputs")
+
+    async def _read(self) -> None:
+        try:
+            while (said := await self.client.receive()) is not None:
+                self._take(said)
+        except Exception as error:
+            logger.exception("reading from the engine core failed")
+            self._die(f"Reading from the engine core failed: {error}")
+        else:
+            self._die("The engine core has ended.")
+
+    def _take(self, said: EngineCoreOutput) -> None:
+        for listener in self._output_listeners:
+            listener(said)
+        if said.stats is not None:
+            for stats_listener in self._stats_listeners:
+                stats_listener(said.stats)
+        processed = self._output.process(said)
+        if processed.to_abort:
+            self.client.send(Control("abort", {"request_ids": processed.to_abort}))
+
+    def _die(self, why: str) -> None:
+        if self._closing:
+            return
+        self.is_alive = False
+        code = self.client.process.poll()
+        self.dead_error = f"{why} Exit code: {code}." if code is not None else why
+        logger.error("%s %d requests are lost.", self.dead_error, self._output.num_unfinished)
+        self._output.fail_all(self.dead_error, time.time())
+
+    def shutdown(self) -> None:
+        """Ends the core process. Idempotent."""
+        if not self._closing:
+            self._closing = True
+            self.is_alive = False
+            self.dead_error = "The engine was shut down."
+            if self._reader is not None:
+                self._reader.cancel()
+            self.client.close()

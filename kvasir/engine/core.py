@@ -1,0 +1,162 @@
+"""EngineCore: schedule -> execute_model -> sample_tokens -> update_from_output. No sockets, no threads."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kvasir import envs
+from kvasir.errors import ConfigError, KvasirError
+from kvasir.executor import Executor, StepHandle
+from kvasir.logger import get_logger
+from kvasir.messages import (
+    Control,
+    EngineCoreOutput,
+    EngineCoreRequest,
+    Finished,
+    FinishReason,
+    Ready,
+    Reply,
+    SchedulerOutput,
+    wire,
+)
+from kvasir.scheduler import Scheduler
+
+logger = get_logger(__name__)
+
+Outputs = dict[int, EngineCoreOutput]
+"""client index -> what this step has to say to it"""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step on its way: its plan and where its result will be."""
+
+    plan: SchedulerOutput
+    handle: StepHandle
+
+
+class EngineCore:
+    """One scheduler over one executor.
+
+    The plain loop is `step`. With `overlap` the core stays one step ahead of the executor: step N + 1
+    is scheduled and launched before the result of step N is taken, and must give the same tokens.
+
+    Args:
+        make_scheduler: makes the scheduler once the executor has said how many blocks there are.
+    """
+
+    def __init__(
+        self, executor: Executor, make_scheduler: Callable[[Ready], Scheduler], *, overlap: bool, epoch: int = 0
+    ):
+        self.executor = executor
+        self.ready = executor.start()
+        self.scheduler = make_scheduler(self.ready)
+        self.epoch = epoch
+        self._overlap = overlap
+        self._in_flight: Launched | None = None
+        self._rejected: list[tuple[int, str, str]] = []
+        self._copy_messages = envs.CHECK_MESSAGES.flag
+        self._audit = envs.CHECK_INTEGRITY.flag
+        gc.collect()
+        gc.freeze()  # what exists now lives as long as we do: keep it out of every later collection
+
+    # -- requests ---------------------------------------------------------------------------------------------
+
+    def add_request(self, request: EngineCoreRequest) -> None:
+        """Raises QueueFullError when the waiting queue is at its bound."""
+        self.scheduler.add_request(wire.copy(request) if self._copy_messages else request)
+
+    def abort_requests(self, request_ids: list[str]) -> None:
+        self.scheduler.abort_requests(request_ids)
+
+    def reject(self, request: EngineCoreRequest, error: Exception) -> None:
+        """Answers a request that could not be queued, with the next outputs."""
+        self._rejected.append((request.client_index, request.request_id, str(error)))
+
+    @property
+    def has_work(self) -> bool:
+        return self._in_flight is not None or bool(self._rejected) or self.scheduler.has_work()
+
+    # -- the step ---------------------------------------------------------------------------------------------
+
+    def step(self) -> Outputs:
+        """One turn of the loop; returns what became known in it (empty when nothing did)."""
+        if not self._overlap:
+            outputs = self._finish(self._launch())
+        else:
+            launched = self._launch()
+            outputs = self._finish(self._in_flight)
+            self._in_flight = launched
+        self._add_rejected(outputs)
+        if self._audit:
+            self.scheduler.check_integrity()
+        return outputs
+
+    def _launch(self) -> Launched | None:
+        plan = self.scheduler.schedule()
+        if self._copy_messages:
+            plan = wire.copy(plan)
+        if not plan.num_rows:
+            if plan.freed_slots:
+                self.executor.execute_model(plan)
+            return None
+        self.executor.execute_model(plan)
+        return Launched(plan, self.executor.sample_tokens(plan.step_id))
+
+    def _finish(self, launched: Launched | None) -> Outputs:
+        if launched is None:
+            return {}
+        try:
+            result = launched.handle.result()
+        except Exception as error:
+            logger.exception("step %d failed with %d rows", launched.plan.step_id, launched.plan.num_rows)
+            return self.scheduler.fail_step(launched.plan, f"The step failed: {type(error).__name__}: {error}")
+        return self.scheduler.update_from_output(launched.plan, wire.copy(result) if self._copy_messages else result)
+
+    def _add_rejected(self, outputs: Outputs) -> None:
+        rejected, self._rejected = self._rejected, []
+        for client, request_id, text in rejected:
+            out = outputs.get(client)
+            if out is None:
+                out = outputs[client] = EngineCoreOutput(self.epoch, -1, 0.0)
+            out.request_ids.append(request_id)
+            out.first_index.append(0)
+            out.num_new.append(0)
+            out.finished.append(Finished(len(out.request_ids) - 1, FinishReason.ERROR, error=text))
+
+    def drain_in_flight(self) -> Outputs:
+        """Takes the result of the step in flight without launching another."""
+        launched, self._in_flight = self._in_flight, None
+        return self._finish(launched)
+
+    # -- everything that is not a request -----------------------------------------------------------------------
+
+    def control(self, message: Control) -> Reply:
+        """Runs a named call; its errors are the caller's, never the step's."""
+        try:
+            return Reply(message.call_id, self._control(message.name, message.args))
+        except KvasirError as error:
+            return Reply(message.call_id, error=error.message)
+        except Exception as error:
+            logger.exception("control %s failed", message.name)
+            return Reply(message.call_id, error=f"{type(error).__name__}: {error}")
+
+    def _control(self, name: str, args: dict[str, Any]) -> Any:
+        if name == "abort":
+            return self.abort_requests(args["request_ids"])
+        if name == "reset_prefix_cache":
+            return self.scheduler.reset_prefix_cache()
+        if name == "stats":
+            return self.scheduler.make_stats()
+        if name == "check_integrity":
+            return self.scheduler.check_integrity()
+        if name == "worker":
+            return self.executor.call(args["name"], args.get("args", {}))
+        raise ConfigError(
+            f"unknown control call {name!r}; known: abort, reset_prefix_cache, stats, check_integrity, worker"
+        )
+
+    def shutdown(self) -> None:
+        self._in_flight = None
+        self.executor.stop()

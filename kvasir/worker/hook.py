@@ -1,0 +1,29 @@
+"""SEAM: what a rank 9 feature may do around a step. The runner loops over hooks and never asks which feature is on."""
+
+from typing import Any, Protocol
+
+import torch
+
+from kvasir.messages import SchedulerOutput
+from kvasir.worker.inputs import InputBatch
+from kvasir.worker.states import RequestStates
+
+
+class StepHook(Protocol):
+    """Called in the order `assembly` installed the hooks; a hook never calls another."""
+
+    def apply(self, plan: SchedulerOutput, states: RequestStates) -> None:
+        """The plan has been applied to the states."""
+        ...
+
+    def before_forward(self, batch: InputBatch) -> None: ...
+
+    def after_forward(self, batch: InputBatch, hidden: torch.Tensor) -> None:
+        """hidden: [T, E]"""
+        ...
+
+    def after_sample(self, batch: InputBatch, token_ids: torch.Tensor) -> tuple[str, Any] | None:
+        """token_ids: [B]. What it returns travels in `ModelRunnerOutput.parts` under that name."""
+        ...
+
+    def close(self) -> None: ...

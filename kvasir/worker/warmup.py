@@ -1,0 +1,52 @@
+"""Synthetic plans: warm-up and memory sizing run the very step that requests run, there is no dummy twin."""
+
+from kvasir.messages import SamplingParams, SchedulerOutput, SlotRequest
+
+SCRATCH_BLOCK = 0
+"""Synthetic rows write their keys and values here; nothing reads it before a real request overwrites it."""
+
+
+def synthetic_plan(step_id: int, num_tokens: int, num_rows: int, max_model_len: int, block_size: int) -> SchedulerOutput:
+    """`num_rows` prompts that share `num_tokens` tokens (as evenly as it goes); each row samples."""
+    num_rows = max(1, min(num_rows, num_tokens))
+    share, rest = divmod(num_tokens, num_rows)
+    lens = [min(max_model_len - 1, share + (i < rest)) for i in range(num_rows)]
+    params = SamplingParams(temperature=1.0)
+    return SchedulerOutput(
+        step_id=step_id,
+        slots=list(range(num_rows)),
+        num_scheduled_tokens=lens,
+        num_computed_tokens=[0] * num_rows,
+        samples=[True] * num_rows,
+        num_new_blocks=[0] * num_rows,
+        new_requests=[
+            SlotRequest(
+                request_id=f"warm-up-{slot}",
+                slot=slot,
+                token_ids=[1] * n,
+                num_prompt_tokens=n,
+                num_computed_tokens=0,
+                block_ids=[SCRATCH_BLOCK] * -(-(n + 1) // block_size),
+                params=params,
+                seed=slot,
+            )
+            for slot, n in enumerate(lens)
+        ],
+    )
+
+
+def synthetic_decode(step_id: int, before: SchedulerOutput) -> SchedulerOutput:
+    """One more token for each row of `before`."""
+    return SchedulerOutput(
+        step_id=step_id,
+        slots=before.slots,
+        num_scheduled_tokens=[1] * before.num_rows,
+        num_computed_tokens=[a + b for a, b in zip(before.num_computed_tokens, before.num_scheduled_tokens, strict=True)],
+        samples=[True] * before.num_rows,
+        num_new_blocks=[0] * before.num_rows,
+    )
+
+
+def synthetic_end(step_id: int, before: SchedulerOutput) -> SchedulerOutput:
+    """Frees every slot of `before`."""
+    return SchedulerOutput(step_id=step_id, freed_slots=before.slots)

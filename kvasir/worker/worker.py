@@ -1,0 +1,266 @@
+"""Worker: a device, a model on it, its memory, and a runner."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kvasir.attention.backend import AttentionBackend, AttentionNeed
+from kvasir.config.hf import ModelShape
+from kvasir.errors import ConfigError
+from kvasir.logger import get_logger
+from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput
+from kvasir.models.interface import CausalLM
+from kvasir.sampling import Sampler
+from kvasir.worker.hook import StepHook
+from kvasir.worker.memory import MemoryFigures, MemoryPlan, plan_kv_cache
+from kvasir.worker.outputs import PendingStep
+from kvasir.worker.runner import ModelRunner
+from kvasir.worker.states import RequestStates
+from kvasir.worker.warmup import synthetic_decode, synthetic_end, synthetic_plan
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker needs to know of the configuration, all of it resolved."""
+
+    device: str
+    dtype: torch.dtype
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    gpu_memory_utilization: float
+    kv_cache_bytes: int | None
+    num_blocks_override: int | None
+    max_logprobs: int
+    max_model_len_is_auto: bool = False
+    cpu_threads: int | None = None
+
+
+@dataclass
+class StartupLog:
+    """Seconds by phase; what `Ready` reports, so that the start-up log adds up."""
+
+    phases: list[tuple[str, float]] = field(default_factory=list)
+    since: float = field(default_factory=time.perf_counter)
+
+    def mark(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.phases.append((phase, now - self.since))
+        self.since = now
+
+
+class Worker:
+    """Owns one device.
+
+    Args:
+        load: makes the model, given the attention backend class; loading is the composition root's choice.
+        hooks: rank 9 features, in the order they run.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        shape: ModelShape,
+        select_backend: Callable[[AttentionNeed], type[AttentionBackend]],
+        load: Callable[[type[AttentionBackend]], CausalLM],
+        hooks: Sequence[StepHook] = (),
+        log: StartupLog | None = None,
+    ):
+        self._settings = settings
+        self._shape = shape
+        self._select_backend = select_backend
+        self._load = load
+        self._hooks = hooks
+        self._log = log or StartupLog()
+        self.device = torch.device(settings.device)
+        self.runner: ModelRunner | None = None
+        self.memory: MemoryPlan | None = None
+        self._calls: dict[str, Callable[..., Any]] = {"memory": lambda: self.memory and self.memory.table()}
+
+    # -- start ----------------------------------------------------------------------------------------------
+
+    def start(self) -> Ready:
+        settings, shape = self._settings, self._shape
+        self._open_device()
+        need = AttentionNeed(
+            device=settings.device.split(":")[0],
+            dtype=settings.dtype,
+            head_size=shape.head_size,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            block_size=settings.block_size,
+            sliding_window=any(w is not None for w in shape.layer_windows),
+            capability=torch.cuda.get_device_capability() if self.device.type == "cuda" else (0, 0),
+        )
+        backend = self._select_backend(need)
+        before = self._allocated()
+        model = self._load(backend)
+        weights = self._allocated() - before if self.device.type == "cuda" else _parameter_bytes(model)
+        self._log.mark("load weights")
+        states = RequestStates(settings.max_num_seqs, settings.max_model_len, settings.block_size, self.device)
+        sampler = Sampler(
+            max_num_seqs=settings.max_num_seqs,
+            vocab_size=shape.vocab_size,
+            device=self.device,
+            max_logprobs=settings.max_logprobs,
+        )
+        caches = self._allocate_kv(backend, 1)  # one block: enough for synthetic steps, which all write there
+        self.runner = ModelRunner(model, states, sampler, backend.make_builder(need), caches, self._hooks)
+        activations = self._measure_activations()
+        self._log.mark("first step and memory")
+        self.memory = self._plan_memory(weights, activations)
+        self.runner.kv_caches[:] = self._allocate_kv(backend, self.memory.num_blocks)
+        logger.info("memory plan\n%s", self.memory.table())
+        if self.memory.max_model_len < settings.max_model_len:
+            logger.warning(
+                "max_model_len is cut from %d to %d tokens: that is what the KV cache holds",
+                settings.max_model_len,
+                self.memory.max_model_len,
+            )
+        self._log.mark("KV cache")
+        self._warm_up()
+        self._log.mark("warm-up")
+        return Ready(
+            protocol_version=PROTOCOL_VERSION,
+            num_blocks=self.memory.num_blocks,
+            block_size=settings.block_size,
+            max_model_len=self.memory.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            kv_bytes_per_block=self._bytes_per_block(backend),
+            device=_device_name(self.device),
+            attention_backend=backend.name,
+            startup=self._log.phases,
+        )
+
+    def _open_device(self) -> None:
+        if self.device.type == "cpu":
+            if self._settings.cpu_threads:
+                torch.set_num_threads(self._settings.cpu_threads)
+        else:
+            torch.cuda.set_device(self.device)
+            torch.cuda.init()
+        self._log.mark("open device")
+
+    def _allocated(self) -> int:
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+    def _kv_shape(self, backend: type[AttentionBackend], num_blocks: int) -> tuple[int, ...]:
+        return backend.kv_cache_shape(
+            num_blocks, self._settings.block_size, self._shape.num_kv_heads, self._shape.head_size
+        )
+
+    def _bytes_per_block(self, backend: type[AttentionBackend]) -> int:
+        cells = torch.Size(self._kv_shape(backend, 1)).numel()
+        return cells * self._settings.dtype.itemsize * self._shape.num_layers
+
+    def _allocate_kv(self, backend: type[AttentionBackend], num_blocks: int) -> list[torch.Tensor]:
+        """One tensor per layer. Zeros, since a masked-out cell is still multiplied: 0 x NaN would be NaN."""
+        shape = self._kv_shape(backend, num_blocks)
+        return [
+            torch.zeros(shape, dtype=self._settings.dtype, device=self.device) for _ in range(self._shape.num_layers)
+        ]
+
+    # -- memory ---------------------------------------------------------------------------------------------
+
+    def _measure_activations(self) -> int:
+        """Peak bytes of the largest step beyond what is allocated now (CUDA; 0 on CPU, where it is not measured)."""
+        settings = self._settings
+        if self.device.type != "cuda":
+            return 0
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = self._allocated()
+        rows = min(settings.max_num_seqs, settings.max_num_batched_tokens)
+        self._run_synthetic(settings.max_num_batched_tokens, rows)
+        torch.cuda.synchronize(self.device)
+        peak = torch.cuda.max_memory_allocated(self.device) - before
+        torch.cuda.empty_cache()
+        return peak
+
+    def _plan_memory(self, weights: int, activations: int) -> MemoryPlan:
+        settings = self._settings
+        if self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
+        else:
+            free, total = _host_memory()
+        assert self.runner is not None
+        backend_bytes = self.runner.kv_caches[0].numel() * settings.dtype.itemsize * self._shape.num_layers
+        limit = int(total * settings.gpu_memory_utilization)
+        if self.device.type == "cuda":
+            others = total - free - weights  # context, libraries, other processes: not ours to plan with
+            limit = limit - max(0, others)
+        figures = MemoryFigures(total=total, free=free, weights=weights, activations=activations, limit=limit)
+        return plan_kv_cache(
+            figures,
+            device=self.device.type,
+            bytes_per_block=backend_bytes,
+            block_size=settings.block_size,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            utilization=settings.gpu_memory_utilization,
+            kv_cache_bytes=settings.kv_cache_bytes,
+            num_blocks_override=settings.num_blocks_override,
+            may_shrink=settings.max_model_len_is_auto,
+        )
+
+    # -- warm-up --------------------------------------------------------------------------------------------
+
+    def _warm_up(self) -> None:
+        """A prefill and a decode through the real step, so that the first request meets no first call."""
+        tokens = min(64, self._settings.max_num_batched_tokens)
+        self._run_synthetic(tokens, min(2, self._settings.max_num_seqs))
+
+    def _run_synthetic(self, num_tokens: int, num_rows: int) -> None:
+        settings = self._settings
+        prefill = synthetic_plan(-3, num_tokens, num_rows, settings.max_model_len, settings.block_size)
+        for plan in (prefill, synthetic_decode(-2, prefill)):
+            self.execute_model(plan)
+            self.sample_tokens(plan.step_id).result()
+        self.execute_model(synthetic_end(-1, prefill))
+
+    # -- steps ----------------------------------------------------------------------------------------------
+
+    def execute_model(self, plan: SchedulerOutput) -> None:
+        assert self.runner is not None
+        self.runner.execute_model(plan)
+
+    def sample_tokens(self, step_id: int) -> PendingStep:
+        assert self.runner is not None
+        return self.runner.sample_tokens(step_id)
+
+    def call(self, name: str, args: dict[str, Any]) -> Any:
+        function = self._calls.get(name)
+        if function is None:
+            raise ConfigError(f"the worker has no call {name!r}; it has: {', '.join(sorted(self._calls))}")
+        return function(**args)
+
+    def stop(self) -> None:
+        for hook in self._hooks:
+            hook.close()
+        self.runner = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _parameter_bytes(model: torch.nn.Module) -> int:
+    return sum({p.data_ptr(): p.numel() * p.itemsize for p in model.parameters()}.values())
+
+
+def _host_memory() -> tuple[int, int]:
+    """(available, total) bytes of this machine."""
+    fields = {}
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            name, value = line.split(":")
+            fields[name] = int(value.split()[0]) * 1024
+    return fields["MemAvailable"], fields["MemTotal"]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
