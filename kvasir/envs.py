@@ -28,6 +28,7 @@ API_KEY = EnvVar("KVASIR_API_KEY", "", "API key of the server when --api-key is 
 CPU_KV_CACHE_GIB = EnvVar("KVASIR_CPU_KVCACHE_SPACE", "", "GiB of KV cache on CPU when --kv-cache-memory is not given.")
 CPU_THREADS = EnvVar("KVASIR_CPU_THREADS", "", "Threads of the CPU worker; default: the cores this process may use.")
 HUB_OFFLINE = EnvVar("HF_HUB_OFFLINE", "", "Never ask the hub for files; use its local cache only.")
+VISIBLE_CARDS = EnvVar("CUDA_VISIBLE_DEVICES", "all", "Which cards may be used; empty hides all of them.")
 CHECK_MESSAGES = EnvVar("KVASIR_CHECK_MESSAGES", "", "Send in-process messages through the codec (tests do).")
 CHECK_INTEGRITY = EnvVar("KVASIR_CHECK_INTEGRITY", "", "Audit every KV block after each step (slow; tests do).")
 

@@ -1,0 +1,160 @@
+"""The one table of feature x feature: works, needs something, or is refused with a sentence.
+
+A row is the reason why no other file compares two features. Options are checked once, at start; a pair that only
+a request can complete names the request's side in `left` or `right` as `request.<field>`, and whoever checks
+requests asks `sentence_for_request`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from kvasir.config import KvasirConfig
+from kvasir.errors import ConfigError
+
+
+class Verdict(Enum):
+    WORKS = "works"
+    NEEDS = "needs"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two features and what becomes of them together.
+
+    Attributes:
+        sentence: how it works, what it needs, or why it is refused, with `{left}`-style places for `values`.
+        broken: for NEEDS and REFUSED between options: whether this config breaks the rule; None for pairs that
+            are kept by construction or checked per request.
+        values: numbers for the sentence.
+    """
+
+    left: str
+    right: str
+    verdict: Verdict
+    sentence: str
+    broken: Callable[[KvasirConfig], bool] | None = None
+    values: Callable[[KvasirConfig], Mapping[str, Any]] = lambda config: {}
+
+
+def _smallest_cache(config: KvasirConfig) -> Mapping[str, Any]:
+    needed = -(-config.model.max_model_len // config.cache.block_size)
+    return {"have": config.cache.num_gpu_blocks_override, "need": needed, "len": config.model.max_model_len}
+
+
+PAIRS: tuple[Pair, ...] = (
+    Pair(
+        "no-chunked-prefill",
+        "max_num_batched_tokens",
+        Verdict.NEEDS,
+        "without chunked prefill a prompt runs in one step, so max_num_batched_tokens ({budget}) must reach "
+        "max_model_len ({len}). Raise the first, lower the second, or leave chunked prefill on.",
+        lambda c: not c.scheduler.enable_chunked_prefill
+        and c.scheduler.max_num_batched_tokens < c.model.max_model_len,
+        lambda c: {"budget": c.scheduler.max_num_batched_tokens, "len": c.model.max_model_len},
+    ),
+    Pair(
+        "no-chunked-prefill",
+        "long_prefill_token_threshold",
+        Verdict.REFUSED,
+        "long_prefill_token_threshold ({threshold}) splits prompts, and --no-enable-chunked-prefill forbids it; "
+        "drop one of the two.",
+        lambda c: not c.scheduler.enable_chunked_prefill and c.scheduler.long_prefill_token_threshold > 0,
+        lambda c: {"threshold": c.scheduler.long_prefill_token_threshold},
+    ),
+    Pair(
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        Verdict.NEEDS,
+        "every running request needs a token of the step: max_num_batched_tokens ({budget}) must reach max_num_seqs "
+        "({seqs}).",
+        lambda c: c.scheduler.max_num_batched_tokens < c.scheduler.max_num_seqs,
+        lambda c: {"budget": c.scheduler.max_num_batched_tokens, "seqs": c.scheduler.max_num_seqs},
+    ),
+    Pair(
+        "num_gpu_blocks_override",
+        "max_model_len",
+        Verdict.NEEDS,
+        "num_gpu_blocks_override is {have}, but one request of max_model_len ({len} tokens) fills {need} blocks. "
+        "Raise the first or lower the second.",
+        lambda c: c.cache.num_gpu_blocks_override is not None
+        and c.cache.num_gpu_blocks_override * c.cache.block_size < c.model.max_model_len
+        and not c.model.max_model_len_is_auto,
+        _smallest_cache,
+    ),
+    Pair(
+        "attention_backend=triton",
+        "device=cpu",
+        Verdict.REFUSED,
+        "the triton attention backend needs a card; on CPU use --attention-backend cpu or leave it out.",
+        lambda c: c.attention.attention_backend == "triton" and c.device.device == "cpu",
+    ),
+    Pair(
+        "attention_backend=cpu",
+        "device=cuda",
+        Verdict.REFUSED,
+        "the cpu attention backend computes on the CPU only; on a card use --attention-backend triton or leave it out.",
+        lambda c: c.attention.attention_backend == "cpu" and c.device.device == "cuda",
+    ),
+    Pair(
+        "request.prompt_logprobs",
+        "enable_prefix_caching",
+        Verdict.WORKS,
+        "a request for prompt_logprobs computes its whole prompt and reads no shared blocks; others may read its.",
+    ),
+    Pair(
+        "request.cache_salt",
+        "enable_prefix_caching",
+        Verdict.WORKS,
+        "the salt is part of every block's name: prefixes are shared within one salt only.",
+    ),
+    Pair(
+        "request.priority",
+        "scheduling_policy=fcfs",
+        Verdict.REFUSED,
+        "priority is set, but the server runs first come, first served; start it with --scheduling-policy priority, "
+        "or leave priority at 0.",
+    ),
+    Pair(
+        "request.stop",
+        "skip_tokenizer_init",
+        Verdict.REFUSED,
+        "stop strings are found in text, and the engine runs without a tokenizer; use stop_token_ids.",
+    ),
+    Pair(
+        "async_scheduling",
+        "preemption",
+        Verdict.WORKS,
+        "a preempted request keeps the token of the step in flight and goes on after it.",
+    ),
+    Pair(
+        "async_scheduling",
+        "enable_prefix_caching",
+        Verdict.WORKS,
+        "blocks of a step in flight may be hit by the next step, since its work runs after.",
+    ),
+    Pair(
+        "enable_prefix_caching",
+        "sliding_window",
+        Verdict.WORKS,
+        "blocks outside the window are kept while the request runs, so a hit is whole.",
+    ),
+)
+
+
+def check_pairs(config: KvasirConfig) -> None:
+    """Asks every row that two options can break.
+
+    Raises:
+        ConfigError: the row's sentence.
+    """
+    for pair in PAIRS:
+        if pair.broken is not None and pair.broken(config):
+            raise ConfigError(f"{pair.left} with {pair.right}: {pair.sentence.format(**pair.values(config))}")
+
+
+def sentence_for_request(left: str, right: str) -> str:
+    """The sentence of a refused request-side pair, for a UserError."""
+    return next(p.sentence for p in PAIRS if (p.left, p.right) == (left, right) and p.verdict is Verdict.REFUSED)

@@ -1,0 +1,36 @@
+"""Rules for the machine: device, threads, executor, where weights come from."""
+
+from kvasir import envs
+from kvasir.assembly.facts import Facts
+from kvasir.assembly.rules.decision import Decision
+from kvasir.config.option import AUTO
+from kvasir.errors import ConfigError
+
+
+def device(facts: Facts) -> Decision:
+    return Decision("device", facts.device, facts.why_device)
+
+
+def cpu_threads(asked: int | str, facts: Facts) -> Decision:
+    if asked != AUTO:
+        return Decision("cpu_threads", asked, "asked for")
+    from_env = envs.CPU_THREADS.value
+    if from_env:
+        if not from_env.isdigit() or int(from_env) < 1:
+            raise ConfigError(f"KVASIR_CPU_THREADS is {from_env!r}: it must be a whole number of at least 1.")
+        return Decision("cpu_threads", int(from_env), f"KVASIR_CPU_THREADS={from_env}")
+    return Decision("cpu_threads", facts.cpu_cores, "the cores this process may use")
+
+
+def executor(asked: str, world_size: int) -> Decision:
+    if asked != AUTO:
+        return Decision("distributed_executor_backend", asked, "asked for")
+    if world_size == 1:
+        return Decision("distributed_executor_backend", "uni", "one worker")
+    return Decision("distributed_executor_backend", "mp", f"{world_size} workers")
+
+
+def load_format(asked: str) -> Decision:
+    if asked != AUTO:
+        return Decision("load_format", asked, "asked for")
+    return Decision("load_format", "safetensors", "the only format of checkpoints")
