@@ -1,0 +1,135 @@
+"""Sampler: logits and rows -> tokens. The order of work, on one screen:
+
+raw log-probabilities -> processors (allowed ids, bias, bad words, min tokens, penalties, plugins) -> temperature ->
+min-p, top-k, top-p as one cut-off for each row -> argmax of logits / temperature + noise (greedy rows: no noise).
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from kvasir.errors import ConfigError
+from kvasir.ops.sample import cutoffs, greedy_tokens, sample_tokens
+from kvasir.sampling.logprobs import LogprobTensors, ranked
+from kvasir.sampling.processor import LogitsProcessor
+from kvasir.sampling.rows import SampledTokens, SampleRows
+from kvasir.sampling.state import SamplingState
+from kvasir.sampling.uploads import to_device
+
+LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
+_MODES = ("raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits")
+
+
+class Sampler:
+    """Everything stays on the device and nothing waits for it; `after_sample` of the processors runs at the end.
+
+    Args:
+        state: parameters and processors of the slots; flushed by the caller before each step.
+        max_logprobs: most log-probabilities a row gets, -1 = no limit (the front refuses larger wishes before).
+        logprobs_mode: what `logprobs` shows: before or after processors, temperature and cut-offs, normalised or not.
+    """
+
+    def __init__(self, state: SamplingState, max_logprobs: int = 20, logprobs_mode: LogprobsMode = "raw_logprobs"):
+        if logprobs_mode not in _MODES:
+            raise ConfigError(f"logprobs_mode must be one of {', '.join(_MODES)}, got {logprobs_mode!r}.")
+        self.state, self.max_logprobs, self.logprobs_mode = state, max_logprobs, logprobs_mode
+
+    def sample(self, logits: torch.Tensor, rows: SampleRows) -> SampledTokens:
+        """logits [R, V] of any float type, never changed -> tokens, failures and log-probabilities of R rows."""
+        if not rows.host_slots:
+            empty = rows.slots.new_zeros(0)
+            return SampledTokens(empty, empty.bool())
+        raw = logits
+        active = self._active(rows)
+        if active:
+            rows = replace(rows, num_output_tokens=rows.positions - self.state.num_prompt_tokens[rows.slots])
+            logits = logits.to(torch.float32, copy=True)
+            for processor in active:
+                logits = processor.apply(logits, rows)
+        token_ids, failed, cutoff = self._choose(logits, rows)
+        if active:  # a row without any token left goes on with the model's own best one, which nobody will see
+            token_ids = torch.where(failed, raw.argmax(dim=-1), token_ids)
+        for processor in active:
+            processor.after_sample(rows, token_ids)
+        return SampledTokens(token_ids, failed, self._logprobs(raw, logits, cutoff, rows, token_ids))
+
+    def _active(self, rows: SampleRows) -> list[LogitsProcessor]:
+        wanted = [p for p in self.state.processors if p.slots]
+        if not wanted:
+            return []
+        slots = set(rows.host_slots)
+        return [p for p in wanted if not slots.isdisjoint(p.slots)]
+
+    def _choose(
+        self, logits: torch.Tensor, rows: SampleRows
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        state = self.state
+        random_rows = [r for r, slot in enumerate(rows.host_slots) if not state.greedy[slot]]
+        if not random_rows:
+            return *greedy_tokens(logits), None
+        cutoff = self._cutoffs(logits, rows)
+        token_ids, failed = sample_tokens(
+            logits, rows.slots, state.temperature, state.seed, rows.positions, cutoff, random_rows
+        )
+        return token_ids, failed, cutoff
+
+    def _cutoffs(self, logits: torch.Tensor, rows: SampleRows) -> torch.Tensor | None:
+        """[R] float32: lowest logit that each row may choose, None when no row has a limit."""
+        state = self.state
+        ks, ps, ms = state.host_top_k, state.host_top_p, state.host_min_p
+        limited = [r for r, s in enumerate(rows.host_slots) if ks[s] > 0 or ps[s] < 1.0 or ms[s] > 0.0]
+        if not limited:
+            return None
+        host = [rows.host_slots[r] for r in limited]
+        index = None
+        slots = rows.slots
+        if len(limited) < len(rows.host_slots):
+            index = to_device(limited, state.device)
+            logits, slots = logits.index_select(0, index), slots[index]
+        found = cutoffs(
+            logits.float(), state.temperature[slots], state.top_k[slots], state.top_p[slots], state.min_p[slots],
+            max_top_k=max(ks[s] for s in host),
+            any_top_p=any(ps[s] < 1.0 for s in host),
+            any_unlimited_top_p=any(ps[s] < 1.0 and ks[s] == 0 for s in host),
+        )  # fmt: skip
+        if index is None:
+            return found
+        return torch.full(rows.slots.shape, float("-inf"), device=state.device).index_copy_(0, index, found)
+
+    def _logprobs(
+        self,
+        raw: torch.Tensor,
+        processed: torch.Tensor,
+        cutoff: torch.Tensor | None,
+        rows: SampleRows,
+        token_ids: torch.Tensor,
+    ) -> LogprobTensors | None:
+        wishes = [self.state.num_logprobs[slot] for slot in rows.host_slots]
+        asking = [r for r, k in enumerate(wishes) if k is not None]
+        if not asking:
+            return None
+        limit = self.state.vocab_size
+        if self.max_logprobs >= 0:
+            limit = min(limit, self.max_logprobs)
+        counts = [limit if wishes[r] < 0 else min(wishes[r], limit) for r in asking]
+        index = None if len(asking) == len(wishes) else to_device(asking, self.state.device)
+        shown = raw if self.logprobs_mode.startswith("raw") else processed
+        if index is not None:
+            shown, token_ids = shown.index_select(0, index), token_ids[index]
+        if self.logprobs_mode.startswith("processed"):
+            shown = self._as_sampled(shown, cutoff, rows, index)
+        normalise = self.logprobs_mode.endswith("logprobs")
+        return LogprobTensors(asking, counts, *ranked(shown, token_ids, max(counts), normalise))
+
+    def _as_sampled(
+        self, logits: torch.Tensor, cutoff: torch.Tensor | None, rows: SampleRows, index: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Logits as the choice saw them: over temperature (greedy rows: as they are), nothing below the cut-off."""
+        slots = rows.slots if index is None else rows.slots[index]
+        temperature = self.state.temperature[slots][:, None]
+        scaled = logits.float() / torch.where(temperature > 0, temperature, 1.0)
+        if cutoff is None:
+            return scaled
+        lowest = cutoff if index is None else cutoff[index]
+        return scaled.masked_fill(logits < lowest[:, None], float("-inf"))
