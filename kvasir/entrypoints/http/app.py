@@ -1,0 +1,83 @@
+"""Composition of the HTTP app: routes and middleware, from a list, in one place."""
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from kvasir.entrypoints.http.errors import on_http_exception, on_unexpected
+from kvasir.entrypoints.http.generate import GenerateRoute
+from kvasir.entrypoints.http.inflight import Inflight
+from kvasir.entrypoints.http.middleware import ApiKeyMiddleware, RequestIdMiddleware
+from kvasir.entrypoints.http.routes import JsonRoute, SystemRoutes, TokenRoutes
+from kvasir.entrypoints.http.schema import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+from kvasir.entrypoints.http.serving import Serving
+from kvasir.entrypoints.http.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from kvasir.engine.async_llm import AsyncLLM
+
+
+def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None) -> Starlette:
+    """`app.state.inflight` is what a graceful stop waits for."""
+    settings = settings or ServerSettings()
+    serving = Serving(engine, settings)
+    inflight = Inflight()
+    system = SystemRoutes(serving, inflight)
+    tokens = TokenRoutes(serving)
+    chat = GenerateRoute(ChatCompletionRequest, serving.chat, settings, inflight)
+    completion = GenerateRoute(CompletionRequest, serving.completion, settings, inflight)
+    routes = [
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/completions", completion, methods=["POST"]),
+        Route(
+            "/v1/chat/completions/render",
+            JsonRoute(ChatCompletionRequest, tokens.render_chat, settings),
+            methods=["POST"],
+        ),
+        Route("/tokenize", JsonRoute(TokenizeRequest, tokens.tokenize, settings), methods=["POST"]),
+        Route("/detokenize", JsonRoute(DetokenizeRequest, tokens.detokenize, settings), methods=["POST"]),
+        Route("/v1/models", system.models),
+        Route("/v1/models/{name:path}", system.model),
+        Route("/health", system.health),
+        Route("/ping", system.health, methods=["GET", "POST"]),
+        Route("/version", system.version),
+        Route("/metrics", system.metrics),
+        Route("/load", system.load),
+        Route("/openapi.json", system.openapi),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=_middleware(settings),
+        exception_handlers={HTTPException: on_http_exception, Exception: on_unexpected},
+    )
+    app.router.redirect_slashes = False  # a redirect would lose the body of a POST
+    app.state.inflight = inflight
+    return app
+
+
+def _middleware(settings: ServerSettings) -> list[Middleware]:
+    """Outermost first."""
+    middleware = [Middleware(RequestIdMiddleware)]
+    if settings.allowed_origins:
+        from starlette.middleware.cors import CORSMiddleware
+
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.allowed_origins),
+                allow_methods=list(settings.allowed_methods),
+                allow_headers=list(settings.allowed_headers),
+                expose_headers=["x-request-id"],
+            )
+        )
+    if settings.api_keys:
+        middleware.append(Middleware(ApiKeyMiddleware, api_keys=settings.api_keys))
+    return middleware

@@ -1,0 +1,104 @@
+"""Errors as OpenAI clients read them: `{"error": {message, type, param, code}}` and the right status."""
+
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kvasir.errors import (
+    CapacityError,
+    KvasirError,
+    NotFoundError,
+    PromptTooLongError,
+    QueueFullError,
+    UnauthorizedError,
+    UserError,
+)
+from kvasir.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+class ClientGone(Exception):
+    """The client hung up: there is nobody to answer."""
+
+
+class BodyTooLargeError(UserError):
+    status = 413
+
+
+class BodyTimeoutError(UserError):
+    status = 408
+
+
+class MethodError(UserError):
+    status = 405
+
+
+class DrainingError(CapacityError):
+    """The server has been asked to stop."""
+
+    kind = "server_draining"
+
+
+_CODES: tuple[tuple[type[KvasirError], str], ...] = (
+    (PromptTooLongError, "context_length_exceeded"),
+    (UnauthorizedError, "invalid_api_key"),
+    (QueueFullError, "rate_limit_exceeded"),
+)
+_INTERNAL = "the server failed on this request; its log has the details."
+
+
+def error_body(error: BaseException) -> dict[str, Any]:
+    """The one place where an error becomes text for a client; unexpected ones do not show their insides."""
+    if not isinstance(error, KvasirError):
+        return {"error": {"message": _INTERNAL, "type": "internal_error", "param": None, "code": None}}
+    code = next((code for cls, code in _CODES if isinstance(error, cls)), None)
+    if isinstance(error, NotFoundError) and error.param == "model":
+        code = "model_not_found"
+    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": code}}
+
+
+def error_status(error: BaseException) -> int:
+    return error.status if isinstance(error, KvasirError) else 500
+
+
+def error_response(error: BaseException) -> Response:
+    headers = {}
+    if isinstance(error, CapacityError):
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if isinstance(error, UnauthorizedError):
+        headers["www-authenticate"] = "Bearer"
+    return Response(
+        msgspec.json.encode(error_body(error)), error_status(error), headers=headers, media_type="application/json"
+    )
+
+
+def log_unexpected(error: BaseException, request_id: str) -> None:
+    if not isinstance(error, KvasirError):
+        logger.error("request %s failed", request_id, exc_info=error)
+
+
+async def on_http_exception(request: Request, exc: Exception) -> Response:
+    """Starlette's own 404 and 405."""
+    assert isinstance(exc, HTTPException)
+    path = request.url.path
+    error: KvasirError
+    if exc.status_code == 405:
+        error = MethodError(f"{request.method} is not allowed on {path}.")
+    elif exc.status_code == 404:
+        error = NotFoundError(f"there is no {path} here; /openapi.json lists the routes.")
+    else:
+        error = UserError(str(exc.detail))
+    response = error_response(error)
+    response.status_code = exc.status_code
+    for name, value in (exc.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+async def on_unexpected(request: Request, exc: Exception) -> Response:
+    log_unexpected(exc, request.scope.get("kvasir.request_id", "?"))
+    return error_response(exc)

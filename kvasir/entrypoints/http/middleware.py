@@ -1,0 +1,63 @@
+"""Request ids and API keys, for every route. Plain ASGI: they add no task and no buffer to a stream."""
+
+import hashlib
+import hmac
+import re
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kvasir.entrypoints.http.errors import error_response
+from kvasir.errors import UnauthorizedError
+
+OPEN_PATHS = frozenset(("/health", "/ping"))
+"""Routes that need no key: load balancers have none. Everything else is closed, whatever is added later."""
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    return next((v for k, v in scope["headers"] if k == name), None)
+
+
+class RequestIdMiddleware:
+    """Takes `X-Request-Id` when it is printable and short, makes one otherwise, and sends it back."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = header(scope, b"x-request-id")
+        request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        scope["kvasir.request_id"] = request_id.decode("ascii")
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class ApiKeyMiddleware:
+    """`Authorization: Bearer KEY`, compared by digest in constant time. Closed by default."""
+
+    def __init__(self, app: ASGIApp, api_keys: tuple[str, ...]):
+        self._app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._allowed(header(scope, b"authorization")):
+            await self._app(scope, receive, send)
+            return
+        error = UnauthorizedError("this server needs an API key: send the header 'Authorization: Bearer KEY'.")
+        await error_response(error)(scope, receive, send)
+
+    def _allowed(self, given: bytes | None) -> bool:
+        scheme, _, key = (given or b"").partition(b" ")
+        digest = hashlib.sha256(key.strip()).digest()
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them, always
+        return scheme.lower() == b"bearer" and any(matches)

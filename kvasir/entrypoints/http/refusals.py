@@ -1,0 +1,47 @@
+"""What this server cannot do, in one table: a request that asks for it is told so, instead of getting something else."""
+
+from collections.abc import Callable
+from typing import Any
+
+from kvasir.entrypoints.http.schema import SamplingFields
+from kvasir.errors import UserError
+
+
+def _given(value: Any) -> bool:
+    return value not in (None, False, "", [], {})
+
+
+_STRUCTURED = "structured output is not available in this version; send it as text in the prompt."
+
+# field -> (does this value ask for it?, what to say)
+_REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "response_format": (lambda v: v is not None and v.type != "text", "only response_format text is available."),
+    "structured_outputs": (_given, _STRUCTURED),
+    "guided_json": (_given, _STRUCTURED),
+    "guided_regex": (_given, _STRUCTURED),
+    "guided_choice": (_given, _STRUCTURED),
+    "guided_grammar": (_given, _STRUCTURED),
+    "use_beam_search": (_given, "beam search is not available; sample with n and compare logprobs."),
+    "logits_processors": (_given, "logits processors cannot be sent over HTTP."),
+    "suffix": (_given, "suffix (fill in the middle) is not available."),
+    "prompt_embeds": (_given, "prompt_embeds is not available; send text or token ids."),
+    "functions": (_given, "functions is OpenAI's old spelling; send tools."),
+    "function_call": (lambda v: _given(v) and v not in ("none", "auto"), "send tool_choice instead of function_call."),
+    "tool_choice": (
+        lambda v: v not in (None, "none", "auto"),
+        "only tool_choice none and auto are available: a call cannot be forced yet.",
+    ),
+    "modalities": (lambda v: bool(v) and v != ["text"], "only the text modality is available."),
+    "audio": (_given, "audio is not available."),
+}
+
+
+def check_refusals(request: SamplingFields) -> None:
+    for name in request.__struct_fields__:
+        rule = _REFUSED.get(name)
+        if rule is not None and rule[0](getattr(request, name)):
+            raise UserError(rule[1], param=name)
+    if request.best_of is not None and request.best_of != (request.n or 1):
+        raise UserError(f"best_of ({request.best_of}) must equal n ({request.n or 1}): no ranking is done.", param="best_of")
+    if request.stream_options is not None and not request.stream:
+        raise UserError("stream_options needs stream=true.", param="stream_options")

@@ -1,0 +1,269 @@
+"""Deltas -> OpenAI JSON. The only place that knows how usage, finish reasons and logprobs are written."""
+
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from kvasir.entrypoints.http.deltas import MIN_LOGPROB, Delta, TokenInfo, Usage
+from kvasir.messages import Logprob
+
+PromptLogprobs = list[dict[str, dict[str, Any]] | None]
+
+
+class PromptTokensDetails(Struct):
+    cached_tokens: int
+
+
+class UsageBody(Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ChatTop(Struct):
+    token: str
+    logprob: float | None
+    bytes: list[int]
+
+
+class ChatToken(ChatTop):
+    top_logprobs: list[ChatTop]
+
+
+class ChatLogprobs(Struct):
+    content: list[ChatToken]
+    refusal: None = None
+
+
+class ChatDelta(Struct):
+    role: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChatMessageOut(Struct):
+    role: str
+    content: str
+    refusal: None = None
+
+
+class ChatChunkChoice(Struct):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None | UnsetType = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatChoice(Struct):
+    index: int
+    message: ChatMessageOut
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class CompletionLogprobs(Struct):
+    text_offset: list[int]
+    token_logprobs: list[float | None]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float | None] | None]
+
+
+class CompletionChoice(Struct):
+    """The same for chunks and whole answers."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None | UnsetType = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+
+
+def usage_body(usage: Usage) -> UsageBody:
+    return UsageBody(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.prompt_tokens + usage.completion_tokens,
+        PromptTokensDetails(usage.cached_tokens),
+    )
+
+
+class Shape(Protocol):
+    """How one route writes its answers."""
+
+    object_name: str
+    chunk_object_name: str
+    id_prefix: str
+
+    def opening(self, index: int) -> Any | None:
+        """The first chunk of a choice, where the format has one."""
+
+    def chunk(self, delta: Delta) -> Any | None:
+        """The choice of a stream chunk; None when there is nothing to say."""
+
+    def choice(self, whole: Delta) -> Any:
+        """The choice of a whole answer."""
+
+    def extras(self, wholes: list[Delta]) -> dict[str, Any]:
+        """Top-level fields of an answer (or of a stream's first chunk) beyond the usual ones."""
+
+
+class ChatShape:
+    object_name = "chat.completion"
+    chunk_object_name = "chat.completion.chunk"
+    id_prefix = "chatcmpl-"
+
+    def __init__(self, role: str, return_token_ids: bool):
+        self._role = role
+        self._return_token_ids = return_token_ids
+
+    def opening(self, index: int) -> ChatChunkChoice:
+        return ChatChunkChoice(index, ChatDelta(role=self._role, content=""))
+
+    def chunk(self, delta: Delta) -> ChatChunkChoice | None:
+        if not (delta.text or delta.finish_reason or delta.logprobs or (self._return_token_ids and delta.token_ids)):
+            return None
+        finished = delta.finish_reason is not None
+        return ChatChunkChoice(
+            delta.index,
+            ChatDelta(content=delta.text) if delta.text or not finished else ChatDelta(),
+            _chat_logprobs(delta),
+            delta.finish_reason,
+            delta.stop_reason if finished else UNSET,
+            delta.token_ids if self._return_token_ids else UNSET,
+        )
+
+    def choice(self, whole: Delta) -> ChatChoice:
+        return ChatChoice(
+            whole.index,
+            ChatMessageOut(self._role, whole.text),
+            _chat_logprobs(whole),
+            whole.finish_reason,
+            whole.stop_reason,
+            whole.token_ids if self._return_token_ids else UNSET,
+        )
+
+    def extras(self, wholes: list[Delta]) -> dict[str, Any]:
+        extras: dict[str, Any] = {}
+        if self._return_token_ids:
+            extras["prompt_token_ids"] = wholes[0].prompt_token_ids
+        if wholes[0].prompt_logprobs is not None:
+            extras["prompt_logprobs"] = _prompt_logprobs(wholes[0].prompt_logprobs)
+        return extras
+
+
+class CompletionShape:
+    object_name = "text_completion"
+    chunk_object_name = "text_completion"
+    id_prefix = "cmpl-"
+
+    def __init__(self, return_token_ids: bool):
+        self._return_token_ids = return_token_ids
+
+    def opening(self, index: int) -> None:
+        return None
+
+    def chunk(self, delta: Delta) -> CompletionChoice | None:
+        if not (delta.text or delta.finish_reason or delta.logprobs or (self._return_token_ids and delta.token_ids)):
+            return None
+        return self.choice(delta)
+
+    def choice(self, whole: Delta) -> CompletionChoice:
+        ids = self._return_token_ids
+        return CompletionChoice(
+            whole.index,
+            whole.text,
+            _completion_logprobs(whole),
+            whole.finish_reason,
+            whole.stop_reason if whole.finish_reason is not None else UNSET,
+            whole.token_ids if ids else UNSET,
+            whole.prompt_token_ids if ids and whole.prompt_token_ids is not None else UNSET,
+            _prompt_logprobs(whole.prompt_logprobs) if whole.prompt_logprobs is not None else UNSET,
+        )
+
+    def extras(self, wholes: list[Delta]) -> dict[str, Any]:
+        return {}
+
+
+def _chat_logprobs(delta: Delta) -> ChatLogprobs | None:
+    if delta.logprobs is None:
+        return None
+    return ChatLogprobs([ChatToken(*_named(info), [ChatTop(*_named(t)) for t in info.top]) for info in delta.logprobs])
+
+
+def _named(info: TokenInfo) -> tuple[str, float | None, list[int]]:
+    return info.token, info.logprob, list(info.token.encode("utf-8", errors="replace"))
+
+
+def _completion_logprobs(delta: Delta) -> CompletionLogprobs | None:
+    if delta.logprobs is None:
+        return None
+    body = CompletionLogprobs([], [], [], [])
+    offset = delta.offset
+    for info in delta.logprobs:
+        body.text_offset.append(offset)
+        body.token_logprobs.append(info.logprob)
+        body.tokens.append(info.token)
+        # The first token of an echoed prompt has no logprobs; every other entry names at least the token itself.
+        top = None if info.logprob is None else {info.token: info.logprob} | {t.token: t.logprob for t in info.top}
+        body.top_logprobs.append(top)
+        offset += len(info.token)
+    return body
+
+
+def _prompt_logprobs(entries: list[dict[int, Logprob] | None]) -> PromptLogprobs:
+    return [
+        None
+        if entry is None
+        else {
+            str(token_id): {
+                "logprob": max(lp.logprob, MIN_LOGPROB),
+                "rank": lp.rank,
+                "decoded_token": lp.decoded_token,
+            }
+            for token_id, lp in entry.items()
+        }
+        for entry in entries
+    ]
+
+
+class ChunkWriter:
+    """Writes `data:` lines of one stream: the constant head is encoded once, only choices and usage per token."""
+
+    def __init__(self, answer_id: str, created: int, model: str, fingerprint: str, shape: Shape):
+        head = msgspec.json.encode(
+            {
+                "id": answer_id,
+                "object": shape.chunk_object_name,
+                "created": created,
+                "model": model,
+                "system_fingerprint": fingerprint,
+            }
+        )
+        self._head = b"data: " + head[:-1] + b',"choices":'
+        self._encoder = msgspec.json.Encoder()
+
+    def line(self, choices: list[Any], usage: UsageBody | None, *, usage_null: bool, extras: dict[str, Any]) -> bytes:
+        parts = [self._head, self._encoder.encode(choices)]
+        if usage is not None:
+            parts += (b',"usage":', self._encoder.encode(usage))
+        elif usage_null:  # OpenAI's sign that a usage chunk will follow
+            parts.append(b',"usage":null')
+        if extras:
+            parts += (b",", self._encoder.encode(extras)[1:-1])
+        parts.append(b"}\n\n")
+        return b"".join(parts)
+
+
+def error_line(body: dict[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(body) + b"\n\n" + DONE
+
+
+DONE = b"data: [DONE]\n\n"

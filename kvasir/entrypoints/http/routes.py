@@ -1,0 +1,140 @@
+"""Routes that do not generate: models, tokens, health, metrics."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from kvasir import __version__
+from kvasir.entrypoints.http.body import decode, read_body
+from kvasir.entrypoints.http.errors import ClientGone, error_response, log_unexpected
+from kvasir.entrypoints.http.inflight import Inflight
+from kvasir.entrypoints.http.openapi import openapi
+from kvasir.entrypoints.http.params import chat_params
+from kvasir.entrypoints.http.refusals import check_refusals
+from kvasir.entrypoints.http.schema import ChatCompletionRequest, DetokenizeRequest, TokenizeRequest
+from kvasir.entrypoints.http.serving import Serving
+from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.errors import UserError
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+class JsonRoute:
+    """An ASGI app: body -> struct -> `handle` -> JSON, with errors in OpenAI's shape."""
+
+    def __init__(self, request_cls: type[msgspec.Struct], handle: Callable[[Any], Awaitable[Any]], settings: ServerSettings):
+        self._cls = request_cls
+        self._handle = handle
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await read_body(scope, receive, self._settings.max_body_bytes, self._settings.body_timeout_s)
+            response = json_response(await self._handle(decode(body, self._cls)))
+        except ClientGone:
+            return
+        except Exception as e:
+            log_unexpected(e, scope["kvasir.request_id"])
+            response = error_response(e)
+        await response(scope, receive, send)
+
+
+class TokenRoutes:
+    """/tokenize, /detokenize and /v1/chat/completions/render: the tokenizer and the template, without the model."""
+
+    def __init__(self, serving: Serving):
+        self._serving = serving
+
+    async def tokenize(self, request: TokenizeRequest) -> dict[str, Any]:
+        serving = self._serving
+        serving.check_model(request.model)
+        if (request.prompt is None) == (request.messages is None):
+            raise UserError("send either prompt or messages.", param="prompt")
+        if request.messages is not None:
+            rendered = await serving.renderer.chat(request.messages, request)
+        else:
+            add_special = request.add_special_tokens is not False
+            rendered = await serving.renderer.text(request.prompt or "", add_special_tokens=add_special)
+        ids = rendered.token_ids
+        body = {"count": len(ids), "max_model_len": serving.limits.max_model_len, "tokens": ids, "token_strs": None}
+        if request.return_token_strs:
+            body["token_strs"] = serving.renderer.tokenizer.convert_ids_to_tokens(ids)
+        return body
+
+    async def detokenize(self, request: DetokenizeRequest) -> dict[str, str]:
+        self._serving.check_model(request.model)
+        tokenizer = self._serving.renderer.tokenizer
+        return {"prompt": tokenizer.decode(request.tokens, skip_special_tokens=request.skip_special_tokens)}
+
+    async def render_chat(self, request: ChatCompletionRequest) -> dict[str, Any]:
+        serving = self._serving
+        model = serving.check_model(request.model)
+        check_refusals(request)
+        prompt = await serving.renderer.chat(request.messages, request)
+        params = chat_params(request, len(prompt.token_ids), serving.limits, serving.engine.default_sampling_params)
+        return {
+            "model": model,
+            "prompt": prompt.text,
+            "prompt_token_ids": prompt.token_ids,
+            "sampling_params": params,
+        }
+
+
+class SystemRoutes:
+    """What operators ask: is it up, what does it serve, how busy is it."""
+
+    def __init__(self, serving: Serving, inflight: Inflight):
+        self._serving = serving
+        self._inflight = inflight
+        self._created = int(time.time())
+
+    async def health(self, request: Request) -> Response:
+        try:
+            self._inflight.check_open()
+            self._serving.check_alive()
+            await self._serving.engine.check_health()
+        except Exception as e:
+            log_unexpected(e, request.scope["kvasir.request_id"])
+            return error_response(e)
+        return Response(status_code=200)
+
+    async def version(self, request: Request) -> Response:
+        return json_response({"version": __version__})
+
+    async def load(self, request: Request) -> Response:
+        return json_response({"server_load": len(self._inflight)})
+
+    async def metrics(self, request: Request) -> Response:
+        metrics = getattr(self._serving.engine, "metrics", None)
+        body = b"" if metrics is None else metrics.render()
+        return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def models(self, request: Request) -> Response:
+        return json_response({"object": "list", "data": [self._model(name) for name in self._serving.model_names]})
+
+    async def model(self, request: Request) -> Response:
+        try:
+            return json_response(self._model(self._serving.check_model(request.path_params["name"])))
+        except UserError as e:
+            return error_response(e)
+
+    async def openapi(self, request: Request) -> Response:
+        return json_response(openapi())
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "kvasir",
+            "root": self._serving.model_names[0],
+            "parent": None,
+            "max_model_len": self._serving.limits.max_model_len,
+        }

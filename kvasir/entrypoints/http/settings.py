@@ -1,0 +1,36 @@
+"""What the HTTP app needs to know, as values: no app code reads a global or a command line."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Limits and choices of one server.
+
+    Attributes:
+        api_keys: any of them opens every route; empty means an open server.
+        max_body_bytes: longer request bodies are answered with 413.
+        body_timeout_s: how long a client may take to send its body.
+        headers_wait_s: how long a stream waits for its first output before it sends its headers; an error within
+            that time is answered with its own HTTP status.
+        chat_template: used instead of the model's own.
+        trust_request_chat_template: let requests bring a template. Off: a template is code.
+        default_chat_template_kwargs: given to the template unless the request says otherwise.
+        force_include_usage: send the usage chunk on every stream.
+        allowed_origins: CORS origins; empty means that no CORS headers are sent.
+    """
+
+    api_keys: tuple[str, ...] = ()
+    max_body_bytes: int = 32 << 20
+    body_timeout_s: float = 60.0
+    headers_wait_s: float = 5.0
+    response_role: str = "assistant"
+    chat_template: str | None = None
+    trust_request_chat_template: bool = False
+    default_chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    force_include_usage: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    allowed_methods: tuple[str, ...] = ("*",)
+    allowed_headers: tuple[str, ...] = ("*",)
+    log_requests: bool = False

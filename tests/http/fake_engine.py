@@ -1,0 +1,257 @@
+"""An engine with a script: AsyncLLM's surface, no model. Tokens are bytes, so texts can be read off token ids."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from kvasir.errors import EngineDeadError, KvasirError
+from kvasir.messages import (
+    CompletionOutput,
+    Logprob,
+    Prompt,
+    RequestMetrics,
+    RequestOutput,
+    RequestOutputKind,
+    SamplingParams,
+    SchedulerStats,
+)
+
+BOS, EOS = 256, 257
+SPECIAL = {BOS: "<s>", EOS: "</s>"}
+
+
+class ByteTokenizer:
+    """Bytes are tokens; 256 begins, 257 ends."""
+
+    bos_token_id: int | None = BOS
+    eos_token_id: int | None = EOS
+    max_len: int | None = None
+    vocab_size = 258
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return ([BOS] if add_special_tokens else []) + list(text.encode())
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        pieces, run = [], bytearray()
+        for i in ids:
+            if i < 256:
+                run.append(i)
+                continue
+            pieces.append(run.decode("utf-8", errors="replace"))
+            run = bytearray()
+            if not skip_special_tokens:
+                pieces.append(SPECIAL[i])
+        return "".join(pieces) + run.decode("utf-8", errors="replace")
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
+        return [SPECIAL.get(i) or bytes([i]).decode("latin-1") for i in ids]
+
+    def apply_chat_template(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> str:
+        text = f"[tools:{','.join(t['function']['name'] for t in tools)}]" if tools else ""
+        text += "".join(f"[{k}={v}]" for k, v in sorted(kwargs.items()))
+        text += "".join(f"<{m['role']}>{m['content']}\n" for m in messages)
+        if continue_final_message:
+            return text[:-1]
+        return text + ("<assistant>" if add_generation_prompt else "")
+
+
+@dataclass
+class Script:
+    """What the engine says.
+
+    Attributes:
+        text: the answer; each byte is a token. With n > 1, answer i is rotated by i.
+        delay_s: before each step.
+        per_step: tokens in each delta.
+        error: raised before the first output.
+        fail_after: tokens after which `fail_with` is raised.
+        gate: the engine waits for it before its second token.
+    """
+
+    text: str = "Hello, wörld! 🙂 How are you today?"
+    delay_s: float = 0.0
+    per_step: int = 1
+    error: KvasirError | None = None
+    fail_after: int | None = None
+    fail_with: Exception | None = None
+    num_cached_tokens: int = 0
+    gate: asyncio.Event | None = None
+
+
+@dataclass
+class Seen:
+    """A request as the engine saw it."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    priority: int
+    cache_salt: str | None
+    tokens: int = 0
+    closed_early: bool = False
+    ended: bool = False
+
+
+@dataclass
+class FakeEngine:
+    script: Script = field(default_factory=Script)
+    max_model_len: int = 256
+    served_model_name: tuple[str, ...] = ("fake", "fake-alias")
+    tokenizer: ByteTokenizer | None = field(default_factory=ByteTokenizer)
+    default_sampling_params: dict[str, Any] = field(default_factory=dict)
+    is_alive: bool = True
+    dead_error: str | None = None
+    seen: list[Seen] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.config = SimpleNamespace(
+            model=SimpleNamespace(
+                served_model_name=self.served_model_name, max_model_len=self.max_model_len, max_logprobs=20
+            ),
+            observability=SimpleNamespace(disable_log_stats=False, log_stats_interval_s=10.0, enable_log_requests=False),
+        )
+        self.stats_listeners: list[Callable[[SchedulerStats], None]] = []
+
+    @property
+    def running(self) -> int:
+        return sum(not s.ended for s in self.seen)
+
+    async def check_health(self) -> None:
+        if not self.is_alive:
+            raise EngineDeadError(self.dead_error or "dead")
+
+    def add_stats_listener(self, listener: Callable[[SchedulerStats], None]) -> None:
+        self.stats_listeners.append(listener)
+
+    async def call(self, name: str, **args: Any) -> Any:
+        return {"name": name, "args": args}
+
+    def shutdown(self) -> None:
+        self.is_alive = False
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> AsyncGenerator[RequestOutput]:
+        script = self.script
+        if script.error is not None:
+            raise script.error
+        await self.check_health()
+        assert sampling_params.output_kind is RequestOutputKind.DELTA
+        ids = self._prompt_ids(prompt)
+        seen = Seen(request_id, ids, sampling_params, priority, cache_salt)
+        self.seen.append(seen)
+        arrival = time.time()
+        answers = [_Answer(i, script, sampling_params) for i in range(sampling_params.n)]
+        prompt_logprobs = _prompt_logprobs(ids, sampling_params.prompt_logprobs)
+        first = True
+        try:
+            while not all(a.finished for a in answers):
+                await asyncio.sleep(script.delay_s)
+                if script.gate is not None and not first:
+                    await script.gate.wait()
+                if script.fail_after is not None and seen.tokens >= script.fail_after:
+                    raise script.fail_with or RuntimeError("a bug")
+                outputs = [a.step(script.per_step) for a in answers if not a.finished]
+                seen.tokens += sum(len(o.token_ids) for o in outputs)
+                yield RequestOutput(
+                    request_id,
+                    None,
+                    ids,
+                    outputs,
+                    all(a.finished for a in answers),
+                    prompt_logprobs=prompt_logprobs if first else None,
+                    num_cached_tokens=script.num_cached_tokens,
+                    metrics=RequestMetrics(arrival, arrival, time.time()),
+                )
+                first = False
+        except GeneratorExit:
+            seen.closed_early = True
+            raise
+        except asyncio.CancelledError:
+            seen.closed_early = True
+            raise
+        finally:
+            seen.ended = True
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, dict) and "prompt_token_ids" in prompt:
+            return prompt["prompt_token_ids"]
+        if isinstance(prompt, list):
+            return prompt
+        assert self.tokenizer is not None
+        return self.tokenizer.encode(prompt if isinstance(prompt, str) else prompt["prompt"])
+
+
+class _Answer:
+    """One of the n answers; its text is found as a whole first, then dealt out."""
+
+    def __init__(self, index: int, script: Script, params: SamplingParams):
+        self._index, self._params = index, params
+        k = index % max(len(script.text), 1)
+        text = script.text[k:] + script.text[:k]
+        self._reason, self._stop = "stop", None
+        for stop in params.stop or ():
+            at = text.find(stop)
+            if at >= 0:
+                text, self._stop = text[: at + (len(stop) if params.include_stop_str_in_output else 0)], stop
+        self._ids = list(text.encode())
+        if self._stop is None:
+            self._ids.append(EOS)
+        if params.max_tokens is not None and len(self._ids) > params.max_tokens:
+            self._ids, self._reason, self._stop = self._ids[: params.max_tokens], "length", None
+        self._at = 0
+        self._shown = ""
+        self.finished = False
+
+    def step(self, count: int) -> CompletionOutput:
+        ids = self._ids[self._at : self._at + count]
+        self._at += len(ids)
+        self.finished = self._at >= len(self._ids)
+        text = ByteTokenizer().decode(self._ids[: self._at])
+        if not self.finished:
+            text = text.rstrip("\ufffd")  # an unfinished letter is held back
+        new, self._shown = text[len(self._shown) :], text
+        return CompletionOutput(
+            self._index,
+            new,
+            ids,
+            logprobs=[_logprobs(i, self._params.logprobs) for i in ids] if self._params.logprobs is not None else None,
+            finish_reason=self._reason if self.finished else None,
+            stop_reason=self._stop if self.finished else None,
+        )
+
+
+def _logprobs(token_id: int, k: int) -> dict[int, Logprob]:
+    """The token is the second best, so that it is outside the top 1 and inside the top 2."""
+    tok = ByteTokenizer()
+    rest = [i for i in range(65, 65 + 30) if i != token_id]
+    entries = {token_id: Logprob(-1.0, 2, tok.decode([token_id], skip_special_tokens=False))}
+    for rank in range(1, k + 1):
+        if rank != 2:
+            other = rest[rank]
+            entries[other] = Logprob(-0.5 * rank, rank, tok.decode([other]))
+    return entries
+
+
+def _prompt_logprobs(ids: list[int], k: int | None) -> list[dict[int, Logprob] | None] | None:
+    if k is None:
+        return None
+    return [None, *(_logprobs(i, k) for i in ids[1:])]

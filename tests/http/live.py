@@ -1,0 +1,48 @@
+"""A real uvicorn on a free port, in a thread, over a FakeEngine."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from kvasir.entrypoints.http.app import build_app
+from kvasir.entrypoints.http.settings import ServerSettings
+from tests.http.fake_engine import FakeEngine
+
+
+class LiveServer:
+    def __init__(self, engine: FakeEngine, port: int, loop: asyncio.AbstractEventLoop, app: Any):
+        self.engine, self.port, self.loop, self.app = engine, port, loop, app
+        self.url = f"http://127.0.0.1:{port}"
+
+    def on_loop(self, fn: Callable[[], Any]) -> Any:
+        """Runs `fn` on the server's loop and returns what it returns."""
+
+        async def call() -> Any:
+            return fn()
+
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(5)
+
+
+@contextmanager
+def serving(engine: FakeEngine, settings: ServerSettings | None = None) -> Iterator[LiveServer]:
+    app = build_app(engine, settings)  # type: ignore[arg-type]
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", loop="asyncio", lifespan="off"))
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve(sockets=[sock])), daemon=True)
+    thread.start()
+    while not server.started:
+        threading.Event().wait(0.01)
+    try:
+        yield LiveServer(engine, sock.getsockname()[1], loop, app)
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        thread.join(5)
+        sock.close()
