@@ -3,6 +3,8 @@
 Made by dotted name (`kvasir.assembly.worker:make_worker`), so that the core ring never imports torch.
 """
 
+from pathlib import Path
+
 import torch
 
 from kvasir.attention import get_attn_backend
@@ -11,7 +13,7 @@ from kvasir.config import KvasirConfig
 from kvasir.config.hf import load_model_shape
 from kvasir.loader import load_model
 from kvasir.logger import get_logger
-from kvasir.models.interface import CausalLM, ModelBuild
+from kvasir.models.interface import ModelBuild, TextModel
 from kvasir.worker.worker import StartupLog, Worker, WorkerSettings
 
 logger = get_logger(__name__)
@@ -30,13 +32,15 @@ def make_worker(config: KvasirConfig, started: float) -> Worker:
         logger.info("attention backend: %s (%s)", backend.name, "; ".join(reasons))
         return backend
 
-    def load(backend: type[AttentionBackend]) -> CausalLM:
-        build = ModelBuild(dtype=dtype, device=device, attention_backend=backend)
+    def load(backend: type[AttentionBackend]) -> TextModel:
+        build = ModelBuild(
+            dtype=dtype, device=device, attention_backend=backend, max_model_len=config.model.max_model_len
+        )
         return load_model(
             shape,
             build,
             load_format=config.load.load_format,
-            path=config.model.model_path,
+            path=Path(config.model.model_path),
             seed=config.model.seed,
         )
 

@@ -6,10 +6,11 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Self
 
+from kvasir.engine.input import InputProcessor
+
 from kvasir.config import EngineArgs, KvasirConfig
 from kvasir.engine.client import ProcessClient
 from kvasir.engine.fanout import fan_out
-from kvasir.engine.input import InputProcessor
 from kvasir.engine.output import OutputProcessor, RequestOutputCollector
 from kvasir.errors import EngineDeadError, QueueFullError, RequestFailedError
 from kvasir.logger import get_logger

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from kvasir.engine.input import InputProcessor
+
 from kvasir.config import EngineArgs, KvasirConfig
 from kvasir.engine.client import InProcessClient
 from kvasir.engine.fanout import fan_out
-from kvasir.engine.input import InputProcessor
 from kvasir.engine.output import OutputProcessor
 from kvasir.messages import Prompt, RequestOutput, SamplingParams
 from kvasir.tokenizer import Tokenizer

@@ -86,7 +86,7 @@ class CoreServer:
         if isinstance(message, EngineCoreRequest):
             try:
                 self._core.add_request(message)
-            except Exception as error:  # one request's trouble is its own
+            except Exception as error:
                 self._core.reject(message, error)
         elif isinstance(message, Control) and message.name != SHUTDOWN:
             reply = self._core.control(message)

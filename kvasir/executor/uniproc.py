@@ -66,7 +66,7 @@ class UniProcExecutor:
     def _execute(self, plan: SchedulerOutput) -> None:
         try:
             self._require().execute_model(plan)
-        except Exception as error:  # kept for the step's handle: steps fail in one place only
+        except Exception as error:
             self._failed[plan.step_id] = error
 
     def sample_tokens(self, step_id: int) -> StepHandle:

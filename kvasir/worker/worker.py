@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from kvasir.config.hf import ModelShape
 from kvasir.errors import ConfigError
 from kvasir.logger import get_logger
 from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput
-from kvasir.models.interface import CausalLM
-from kvasir.sampling import Sampler
+from kvasir.models.interface import TextModel
+from kvasir.sampling import Sampler, SamplingState
 from kvasir.worker.hook import StepHook
 from kvasir.worker.memory import MemoryFigures, MemoryPlan, plan_kv_cache
 from kvasir.worker.outputs import PendingStep
@@ -69,7 +68,7 @@ class Worker:
         settings: WorkerSettings,
         shape: ModelShape,
         select_backend: Callable[[AttentionNeed], type[AttentionBackend]],
-        load: Callable[[type[AttentionBackend]], CausalLM],
+        load: Callable[[type[AttentionBackend]], TextModel],
         hooks: Sequence[StepHook] = (),
         log: StartupLog | None = None,
     ):
@@ -105,12 +104,8 @@ class Worker:
         weights = self._allocated() - before if self.device.type == "cuda" else _parameter_bytes(model)
         self._log.mark("load weights")
         states = RequestStates(settings.max_num_seqs, settings.max_model_len, settings.block_size, self.device)
-        sampler = Sampler(
-            max_num_seqs=settings.max_num_seqs,
-            vocab_size=shape.vocab_size,
-            device=self.device,
-            max_logprobs=settings.max_logprobs,
-        )
+        sampling = SamplingState(settings.max_num_seqs, shape.vocab_size, self.device)
+        sampler = Sampler(sampling, settings.max_logprobs)
         caches = self._allocate_kv(backend, 1)  # one block: enough for synthetic steps, which all write there
         self.runner = ModelRunner(model, states, sampler, backend.make_builder(need), caches, self._hooks)
         activations = self._measure_activations()
