@@ -13,7 +13,7 @@ from kvasir.logger import log_once
 
 
 class OptionParser(argparse.ArgumentParser):
-    """An ArgumentParser that takes `--max_num_seqs` for `--max-num-seqs` and names the nearest flag to an unknown one."""
+    """An ArgumentParser that takes `--max_num_seqs` for `--max-num-seqs` and knows what an unknown flag may mean."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.setdefault("allow_abbrev", False)

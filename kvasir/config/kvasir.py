@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KvasirConfig:
-    """Every section, resolved. Made once by `kvasir.assembly.resolve`; what is learned at run time goes into messages, never in here.
+    """Every section, resolved.
+
+    Made once by `kvasir.assembly.resolve`; what is learned at run time goes into messages, never in here.
 
     Raises:
         ConfigError: an option is still `auto`.

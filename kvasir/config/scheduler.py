@@ -40,9 +40,7 @@ class SchedulerConfig:
         help="Order of the waiting: fcfs (first come, first served) or priority (lower numbers first, then arrival).",
         choices=POLICIES,
     )
-    async_scheduling: bool = option(
-        AUTO, help="Plan step N+1 while step N still runs. auto: on."
-    )
+    async_scheduling: bool = option(AUTO, help="Plan step N+1 while step N still runs. auto: on.")
     max_queued_requests: int = option(
         AUTO,
         help="Requests that may wait; one more is refused with HTTP 429. auto: served, 8 x max_num_seqs, at least "
