@@ -1,0 +1,77 @@
+"""The reference backend: the ops' specification as a backend. Slow, on any device, in any dtype, right."""
+
+from dataclasses import dataclass
+
+import torch
+
+from kvasir.attention.backend import AttentionBatch, AttentionNeed
+from kvasir.ops.reference.kv_write import reshape_and_cache
+from kvasir.ops.reference.paged_attention import paged_attention
+
+
+class ReferenceBuilder:
+    """The batch already says everything."""
+
+    def build(self, batch: AttentionBatch) -> AttentionBatch:
+        return batch
+
+
+@dataclass(frozen=True)
+class ReferenceImpl:
+    num_heads: int
+    head_size: int
+    scale: float
+    num_kv_heads: int
+    sliding_window: int | None = None
+    logits_soft_cap: float | None = None
+
+    def forward(
+        self,
+        query: torch.Tensor,  # [T, H, D]
+        key: torch.Tensor,  # [T, K, D]
+        value: torch.Tensor,  # [T, K, D]
+        kv_cache: torch.Tensor,  # [2, N, S, K, D]
+        metadata: AttentionBatch,
+    ) -> torch.Tensor:  # [T, H, D]
+        key_cache, value_cache = kv_cache.unbind(0)
+        reshape_and_cache(key, value, key_cache, value_cache, metadata.slot_mapping)
+        return paged_attention(
+            query,
+            key_cache,
+            value_cache,
+            metadata.query_start_loc,
+            metadata.seq_lens,
+            metadata.block_table,
+            self.scale,
+            sliding_window=self.sliding_window,
+            soft_cap=self.logits_soft_cap,
+        )
+
+
+class ReferenceBackend:
+    name = "reference"
+
+    @staticmethod
+    def supports(need: AttentionNeed) -> str | None:
+        if not need.dtype.is_floating_point:
+            return f"dtype {need.dtype} is not a floating-point type"
+        return None
+
+    @staticmethod
+    def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_size: int) -> tuple[int, ...]:
+        return (2, num_blocks, block_size, num_kv_heads, head_size)
+
+    @staticmethod
+    def make_builder(need: AttentionNeed) -> ReferenceBuilder:
+        return ReferenceBuilder()
+
+    @staticmethod
+    def make_impl(
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int,
+        sliding_window: int | None = None,
+        logits_soft_cap: float | None = None,
+    ) -> ReferenceImpl:
+        return ReferenceImpl(num_heads, head_size, scale, num_kv_heads, sliding_window, logits_soft_cap)

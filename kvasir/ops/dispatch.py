@@ -1,0 +1,94 @@
+"""Which implementation serves which op on which platform: one table, decided once per process, printable.
+
+A row lists what may serve an op per platform, best first, as "module:function" (imported when chosen, so that
+a machine without Triton never imports it). `native`, the reference in plain torch, is the last resort of every op.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+PLATFORMS = ("cuda", "hip", "xpu", "cpu")
+
+_OPS = "kvasir.ops"
+TABLE: dict[str, dict[str, tuple[str, ...]]] = {
+    "rms_norm": {
+        "cuda": (f"{_OPS}.triton.norm:rms_norm",),
+        "cpu": (f"{_OPS}.cpu.norm:rms_norm",),
+        "native": (f"{_OPS}.reference.norm:rms_norm",),
+    },
+    "add_rms_norm": {
+        "cuda": (f"{_OPS}.triton.norm:add_rms_norm",),
+        "cpu": (f"{_OPS}.cpu.norm:add_rms_norm",),
+        "native": (f"{_OPS}.reference.norm:add_rms_norm",),
+    },
+    "silu_and_mul": {
+        "cuda": (f"{_OPS}.triton.activation:silu_and_mul",),
+        "native": (f"{_OPS}.reference.activation:silu_and_mul",),
+    },
+    "apply_rope": {
+        "cuda": (f"{_OPS}.triton.rope:apply_rope",),
+        "cpu": (f"{_OPS}.cpu.rope:apply_rope",),
+        "native": (f"{_OPS}.reference.rope:apply_rope",),
+    },
+    "reshape_and_cache": {
+        "cuda": (f"{_OPS}.triton.kv_write:reshape_and_cache",),
+        "native": (f"{_OPS}.reference.kv_write:reshape_and_cache",),
+    },
+    "paged_attention": {
+        "cuda": (f"{_OPS}.triton.paged_attention:paged_attention",),
+        "native": (f"{_OPS}.reference.paged_attention:paged_attention",),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One line of `kvasir env`: what serves `op` on `platform`, and why that one."""
+
+    op: str
+    platform: str
+    implementation: str
+    why: str
+
+
+def platform_of(device: torch.device) -> str:
+    """ROCm builds of torch call their device "cuda" too; ops tell the two apart."""
+    if device.type == "cuda" and torch.version.hip is not None:
+        return "hip"
+    return device.type
+
+
+@cache
+def _decide(op: str, platform: str) -> tuple[Choice, Callable[..., Any]]:
+    refused: list[str] = []
+    for key in (platform, "native"):
+        for target in TABLE[op].get(key, ()):
+            module, _, function = target.partition(":")
+            try:
+                call = getattr(importlib.import_module(module), function)
+            except ImportError as error:
+                refused.append(f"{module.removeprefix(_OPS + '.')} cannot be imported ({error})")
+                continue
+            if refused:
+                why = "; ".join(refused)
+            elif key == "native":
+                why = f"no implementation of its own for {platform}"
+            else:
+                why = f"first in the table for {platform}"
+            return Choice(op, platform, f"{module.removeprefix(_OPS + '.')}:{function}", why), call
+    raise ImportError(f"op {op!r} has no importable implementation for {platform!r}: {'; '.join(refused)}")
+
+
+def implementation(op: str, device: torch.device) -> Callable[..., Any]:
+    """The function that serves `op` for tensors on `device`."""
+    return _decide(op, platform_of(device))[1]
+
+
+def choices(platform: str) -> list[Choice]:
+    """The decision for every op on one platform ("cuda", "hip", "xpu", "cpu")."""
+    return [_decide(op, platform)[0] for op in TABLE]
