@@ -1,7 +1,6 @@
 """AsyncLLM: the engine behind the server. The core runs in its own process; one task reads what it says."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Self
@@ -195,7 +194,7 @@ class AsyncLLM:
         code = self.client.process.poll()
         self.dead_error = f"{why} Exit code: {code}." if code is not None else why
         logger.error("%s %d requests are lost.", self.dead_error, self._output.num_unfinished)
-        self._output.fail_all(self.dead_error, time.time())
+        self._output.fail_all(self.dead_error)
 
     def shutdown(self) -> None:
         """Ends the core process. Idempotent."""

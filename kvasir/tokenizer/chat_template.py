@@ -246,14 +246,17 @@ def _plain_content(index: int, content: Any, source: str) -> Any:
             return [{"type": "text", "text": content}]
         return content
     if not isinstance(content, (list, tuple)):
-        raise UserError(f"messages[{index}].content must be text or a list of parts, got {content!r:.80}.", param="messages")
+        raise UserError(
+            f"messages[{index}].content must be text or a list of parts, got {content!r:.80}.", param="messages"
+        )
     parts = [_part(index, part) for part in content]
     if wanted == "openai":
         return parts
     for part in parts:
         if part["type"] != "text":
             raise UserError(
-                f"messages[{index}].content has a part of type {part['type']!r}; this model's chat template takes text only.",
+                f"messages[{index}].content has a part of type {part['type']!r}; "
+                "this model's chat template takes text only.",
                 param="messages",
             )
     return "\n".join(part["text"] for part in parts)

@@ -98,9 +98,7 @@ class HfTokenizer:
         extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
         named = {**config, **extra} if isinstance(extra, dict) else config
         more = sorted(k for k in named if k.endswith("_token") and k not in NAMED_SPECIALS)
-        self.special_tokens = {
-            k: _content(named[k]) for k in (*NAMED_SPECIALS, *more) if _is_token(named.get(k))
-        }
+        self.special_tokens = {k: _content(named[k]) for k in (*NAMED_SPECIALS, *more) if _is_token(named.get(k))}
         self._extra_specials = [] if isinstance(extra, dict) else [_content(token) for token in extra]
         _add_missing(backend, config.get("added_tokens_decoder") or {}, self.all_special_tokens)
         self.bos_token_id = self._special_id("bos_token")
@@ -211,9 +209,7 @@ class HfTokenizer:
         )
 
 
-def _add_missing(
-    backend: "tokenizers.Tokenizer", listed: dict[str, dict[str, Any]], special_tokens: list[str]
-) -> None:
+def _add_missing(backend: "tokenizers.Tokenizer", listed: dict[str, dict[str, Any]], special_tokens: list[str]) -> None:
     """Adds tokens that only the config names, or names with other properties than tokenizer.json."""
     from tokenizers import AddedToken
 
