@@ -11,7 +11,7 @@ from kvasir.engine.core import EngineCore
 from kvasir.engine.process import run_core
 from kvasir.executor import Executor, UniProcExecutor
 from kvasir.executor.uniproc import LocalWorker
-from kvasir.kv_cache import KVCacheManager
+from kvasir.kv_cache import KVCacheManager, KVSpec
 from kvasir.messages import Ready
 from kvasir.scheduler import Scheduler, SchedulerSettings
 
@@ -36,9 +36,8 @@ def make_core(config: KvasirConfig, *, epoch: int = 0, executor: Executor | None
     """Builds the engine core; `executor` replaces the real one in tests."""
 
     def make_scheduler(ready: Ready) -> Scheduler:
-        kv = KVCacheManager(
-            ready.num_blocks, ready.block_size, enable_prefix_caching=config.cache.enable_prefix_caching
-        )
+        spec = KVSpec(ready.num_blocks, ready.block_size, ready.kv_bytes_per_block)
+        kv = KVCacheManager(spec, enable_prefix_caching=config.cache.enable_prefix_caching)
         settings = SchedulerSettings(
             max_num_seqs=ready.max_num_seqs,
             max_num_batched_tokens=config.scheduler.max_num_batched_tokens,

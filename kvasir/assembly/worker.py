@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from kvasir.attention import get_attn_backend
+from kvasir.attention.selector import get_attn_backend
 from kvasir.attention.backend import AttentionBackend, AttentionNeed
 from kvasir.config import KvasirConfig
 from kvasir.config.hf import load_model_shape
-from kvasir.loader import load_model
+from kvasir.loader.load import load_model
 from kvasir.logger import get_logger
 from kvasir.models.interface import ModelBuild, TextModel
 from kvasir.worker.worker import StartupLog, Worker, WorkerSettings

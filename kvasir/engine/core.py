@@ -1,6 +1,7 @@
 """EngineCore: schedule -> execute_model -> sample_tokens -> update_from_output. No sockets, no threads."""
 
 import gc
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from kvasir.messages import (
 from kvasir.scheduler import Scheduler
 
 logger = get_logger(__name__)
+
+STATS_INTERVAL_S = 0.1
 
 Outputs = dict[int, EngineCoreOutput]
 """client index -> what this step has to say to it"""
@@ -56,6 +59,7 @@ class EngineCore:
         self._overlap = overlap
         self._in_flight: Launched | None = None
         self._rejected: list[tuple[int, str, str]] = []
+        self._reported = 0.0
         self._copy_messages = envs.CHECK_MESSAGES.flag
         self._audit = envs.CHECK_INTEGRITY.flag
         gc.collect()
@@ -89,6 +93,7 @@ class EngineCore:
             outputs = self._finish(self._in_flight)
             self._in_flight = launched
         self._add_rejected(outputs)
+        self._add_stats(outputs)
         if self._audit:
             self.scheduler.check_integrity()
         return outputs
@@ -98,8 +103,6 @@ class EngineCore:
         if self._copy_messages:
             plan = wire.copy(plan)
         if not plan.num_rows:
-            if plan.freed_slots:
-                self.executor.execute_model(plan)
             return None
         self.executor.execute_model(plan)
         return Launched(plan, self.executor.sample_tokens(plan.step_id))
@@ -113,6 +116,17 @@ class EngineCore:
             logger.exception("step %d failed with %d rows", launched.plan.step_id, launched.plan.num_rows)
             return self.scheduler.fail_step(launched.plan, f"The step failed: {type(error).__name__}: {error}")
         return self.scheduler.update_from_output(launched.plan, wire.copy(result) if self._copy_messages else result)
+
+    def _add_stats(self, outputs: Outputs) -> None:
+        """Figures for the first front process, a few times a second and when the work ends."""
+        now = time.monotonic()
+        if now - self._reported < STATS_INTERVAL_S and self.has_work:
+            return
+        self._reported = now
+        out = outputs.get(0)
+        if out is None:
+            out = outputs[0] = EngineCoreOutput(self.epoch, -1, time.time())
+        out.stats = self.scheduler.make_stats()
 
     def _add_rejected(self, outputs: Outputs) -> None:
         rejected, self._rejected = self._rejected, []

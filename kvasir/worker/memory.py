@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
+from kvasir.config.units import format_bytes
 from kvasir.errors import ConfigError
 
-GIB = float(1 << 30)
-CPU_DEFAULT_BYTES = 4 << 30
-CPU_DEFAULT_SHARE = 0.25
 MIN_USEFUL_BLOCKS = 64
 """Below this a context that nobody asked for is not cut any further: the start fails with advice instead."""
 
@@ -39,8 +37,8 @@ class MemoryPlan:
     max_model_len: int
 
     def table(self) -> str:
-        lines = [f"  {name:<34s}{size / GIB:>9.2f} GiB" for name, size in self.rows]
-        lines.append(f"  {'KV cache':<34s}{self.kv_bytes / GIB:>9.2f} GiB")
+        lines = [f"  {name:<34s}{format_bytes(size):>12s}" for name, size in self.rows]
+        lines.append(f"  {'KV cache':<34s}{format_bytes(self.kv_bytes):>12s}")
         lines.append(
             f"  = {self.num_blocks:,} blocks of {self.block_size} tokens: {self.num_blocks * self.block_size:,} tokens"
         )
@@ -62,9 +60,8 @@ def plan_kv_cache(
 ) -> MemoryPlan:
     """Decides the number of KV blocks.
 
-    Order of precedence: `num_blocks_override`, `kv_cache_bytes`, then what is left under `utilization`
-    (CUDA), or 4 GiB but at most a quarter of free memory (CPU). Never more than `max_num_seqs`
-    requests of `max_model_len` could use. With `may_shrink` (nobody asked for this `max_model_len`) the
+    Order of precedence: `num_blocks_override`, `kv_cache_bytes` (on CPU the configuration always has one),
+    then what is left under `utilization`. Never more than `max_num_seqs` requests of `max_model_len` could use. With `may_shrink` (nobody asked for this `max_model_len`) the
     context is cut to what fits, as long as that is something.
 
     Raises:
@@ -76,8 +73,6 @@ def plan_kv_cache(
         available, useful = num_blocks_override * bytes_per_block, num_blocks_override
     elif kv_cache_bytes is not None:
         available = kv_cache_bytes
-    elif device == "cpu":
-        available = min(CPU_DEFAULT_BYTES, int(figures.free * CPU_DEFAULT_SHARE))
     else:
         available = min(figures.limit - figures.weights - figures.activations, figures.free - figures.activations)
     num_blocks = max(0, min(available // bytes_per_block, useful))
@@ -106,15 +101,15 @@ def _advice(
     need = -(-max_model_len // block_size) * bytes_per_block
     fits = max(0, available // bytes_per_block) * block_size
     text = (
-        f"The KV cache does not fit: one request of --max-model-len {max_model_len} needs {need / GIB:.2f} GiB, "
-        f"there is room for {max(0, available) / GIB:.2f} GiB ({fits} tokens) beside "
-        f"{figures.weights / GIB:.2f} GiB of weights."
+        f"The KV cache does not fit: one request of --max-model-len {max_model_len} needs "
+        f"{format_bytes(need)}, there is room for {format_bytes(max(0, available))} ({fits} tokens) beside "
+        f"{format_bytes(figures.weights)} of weights."
     )
     hints = []
     if fits >= block_size:
         hints.append(f"--max-model-len {fits}")
     if device == "cpu":
-        hints.append(f"--kv-cache-memory {need} (free memory is {figures.free / GIB:.1f} GiB)")
+        hints.append(f"--kv-cache-memory {need} ({format_bytes(figures.free)} are free)")
     else:
         wanted = (figures.weights + figures.activations + need) / figures.total
         if utilization < wanted <= 0.98:
