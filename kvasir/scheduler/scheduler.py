@@ -1,0 +1,403 @@
+"""Scheduler: plans steps and takes their results. Several planned steps may be in flight."""
+
+import time
+from bisect import insort
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+from kvasir.errors import EngineError, PromptTooLongError, QueueFullError, UserError
+from kvasir.kv_cache import KVCacheManager
+from kvasir.messages import (
+    EngineCoreOutput,
+    EngineCoreRequest,
+    FinishReason,
+    ModelRunnerOutput,
+    SchedulerOutput,
+    SchedulerStats,
+)
+from kvasir.scheduler.limiter import PREEMPT, SKIP, STOP, KVBlocks, Limiter, SequenceSlots, TokenBudget
+from kvasir.scheduler.plan import StepInFlight, StepPlan
+from kvasir.scheduler.queue import QueuePolicy, make_policy, order_key
+from kvasir.scheduler.request import NO_SLOT, Request, RequestState
+from kvasir.scheduler.settings import SchedulerSettings
+from kvasir.scheduler.update import Outputs, ResultReader
+
+MAX_STEP_FAILURES = 3
+"""A request that was in this many failed steps in a row is given up."""
+
+_FINISHED = RequestState.FINISHED
+
+
+
+class _Nobody:
+    """Stands in a step's rows for a request whose row is not to be read."""
+
+    state = _FINISHED
+
+
+_NOBODY = cast(Request, _Nobody())
+
+
+class Scheduler:
+    """Continuous batching by one rule: a request computes the tokens it has that are not computed yet.
+
+    There is no prefill phase and no decode phase; a request that decodes is one with a single token to do.
+
+    Args:
+        extra_limiters: of features; asked after budget and slots, before KV blocks.
+        policy: order of waiting requests; by default the one named in `settings`.
+        epoch: of this core, stamped on every EngineCoreOutput.
+    """
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        kv: KVCacheManager,
+        *,
+        extra_limiters: Sequence[Limiter] = (),
+        policy: QueuePolicy | None = None,
+        clock: Callable[[], float] = time.time,
+        epoch: int = 0,
+    ):
+        self.settings = settings
+        self.kv = kv
+        self.epoch = epoch
+        self.running: list[Request] = []  # in order of placement; the last is the first victim
+        self.waiting = make_policy(settings.policy) if policy is None else policy
+        self._clock = clock
+        self._requests: dict[str, Request] = {}
+        self._budget = TokenBudget(
+            settings.max_num_batched_tokens, settings.enable_chunked_prefill, settings.long_prefill_token_threshold
+        )
+        self._slots = SequenceSlots(settings.max_num_seqs)
+        self._blocks = KVBlocks(kv)
+        self._limiters: tuple[Limiter, ...] = (self._budget, self._slots, *extra_limiters, self._blocks)
+        self._decodes_ask = any(limiter.asks_decode for limiter in self._limiters)
+        self._in_flight: dict[int, StepInFlight] = {}
+        self._next_step_id = 0
+        self._failures: dict[Request, int] = {}  # failed steps in a row
+        self._reader = ResultReader(self._finish)
+        self._stats = SchedulerStats()  # sums since the last report
+
+    # ---- requests come and go
+
+    def add_request(self, message: EngineCoreRequest) -> None:
+        """Queues a request, new or resumed.
+
+        Raises:
+            QueueFullError: too many wait.
+            UserError: the id is in use, or the request has nothing left to generate.
+            PromptTooLongError: it fits neither the context nor the KV cache.
+        """
+        bound = self.settings.max_queued_requests
+        if len(self.waiting) >= bound:
+            raise QueueFullError(
+                f"{len(self.waiting)} requests wait already and the bound is {bound} (max_queued_requests): "
+                "try again later, or raise the bound."
+            )
+        if message.request_id in self._requests:
+            raise UserError(f"request id {message.request_id!r} is in use by a request that has not finished.")
+        kv_tokens = self.kv.spec.num_tokens
+        chain = self.kv.chain(message.cache_salt)
+        req = Request(message, chain, self.settings.max_model_len, kv_tokens)
+        num_tokens = len(req.tokens)
+        if req.num_prompt == 0:
+            raise UserError(f"request {req.request_id} has an empty prompt; at least 1 token is needed.")
+        if num_tokens >= self.settings.max_model_len:
+            raise PromptTooLongError(
+                f"request {req.request_id} has {num_tokens} tokens and the context is "
+                f"{self.settings.max_model_len} (max_model_len), of which at least 1 must be left for output."
+            )
+        if num_tokens > kv_tokens:
+            raise PromptTooLongError(
+                f"request {req.request_id} has {num_tokens} tokens and the KV cache holds {kv_tokens} "
+                f"({self.kv.spec.num_blocks} blocks of {self.kv.block_size}): it can never run. "
+                "Shorten the prompt or give the cache more memory."
+            )
+        if num_tokens >= req.max_total:
+            raise UserError(
+                f"request {req.request_id} has {req.num_output} output tokens already and max_tokens is "
+                f"{message.params.max_tokens}: nothing is left to generate."
+            )
+        self._requests[req.request_id] = req
+        self.waiting.push(req)
+
+    def abort_requests(self, request_ids: Iterable[str]) -> None:
+        """Ends requests at once and silently, also those in a step in flight; unknown ids are ignored."""
+        for request_id in request_ids:
+            req = self._requests.get(request_id)
+            if req is not None:
+                self._leave(req, FinishReason.ABORT)
+        self._sweep()
+
+    # ---- one step
+
+    def schedule(self) -> SchedulerOutput:
+        """Plans a step: running requests in order, then waiting ones, within what the limiters allow.
+
+        May be called before earlier steps' results have come. A plan with rows must be executed; one without
+        says nothing and may be dropped.
+        """
+        plan = self._begin()
+        index, answer = 0, SKIP
+        while answer != STOP and (index := self._place_decodes(plan, index)) < len(self.running):
+            answer = self._place_running(plan, self.running[index])
+            index += 1
+        if answer != STOP and not plan.preempted:
+            self._place_waiting(plan)
+        return self._seal(plan)
+
+    def _begin(self) -> StepPlan:
+        plan = StepPlan(self._next_step_id)
+        self._next_step_id += 1
+        for limiter in self._limiters:
+            limiter.begin()
+        return plan
+
+    def _place_decodes(self, plan: StepPlan, start: int) -> int:
+        """Places the running rows from `start` on that need no decision; returns the index of the first that does.
+
+        Such a row has one token to do, holds the block for it and may sample another one. Its expected length
+        grows with what is computed, so `todo` stays 1.
+        """
+        if self._decodes_ask:
+            return start
+        running, placed, num_computed = self.running, [], []
+        end = min(len(running), start + self._budget.left)
+        for index in range(start, end):
+            req = running[index]
+            computed = req.num_computed
+            if req.todo != 1 or computed >= req.fast_until:
+                break
+            placed.append(req)
+            num_computed.append(computed)
+            req.num_computed = computed + 1
+        if placed:
+            self._budget.left -= len(placed)
+            plan.add_decodes(placed, num_computed)
+        return start + len(placed)
+
+    def _place_running(self, plan: StepPlan, req: Request) -> int:
+        if req.num_expected >= req.max_total:  # its last token is in flight
+            return SKIP
+        while (n := self._ask(req)) == PREEMPT:
+            victim = self.running.pop()
+            self._preempt(victim)
+            plan.preempted = True
+            if victim is req:
+                return PREEMPT
+        if n > 0:
+            self._take(plan, req, n)
+        return n
+
+    def _place_waiting(self, plan: StepPlan) -> None:
+        placed = []
+        for req in self.waiting.order(self._clock()):
+            if not self._budget.left or not self._slots.num_free:
+                break
+            if req.num_in_flight:  # preempted; its token lands first
+                continue
+            req.num_hits = self._find_prefix(req)
+            req.num_computed = req.num_hits * self.kv.block_size
+            req.todo -= req.num_computed
+            n = self._ask(req)
+            if n > 0:
+                self._take(plan, req, n)
+                placed.append(req)
+                continue
+            req.rewind(keep_in_flight=False)
+            if n == STOP:
+                break
+        for req in placed:
+            self.waiting.remove(req)
+            insort(self.running, req, key=order_key)
+
+    def _find_prefix(self, req: Request) -> int:
+        if not req.reads_cache:
+            return 0
+        return self.kv.lookup(req.chain.extend(req.tokens), len(req.tokens))
+
+    def _ask(self, req: Request) -> int:
+        n = req.todo
+        for limiter in self._limiters:
+            n = limiter.limit(req, n)
+            if n <= 0:
+                break
+        return n
+
+    def _take(self, plan: StepPlan, req: Request, n: int) -> None:
+        """Adds the row; the blocks it fills become findable as of this step."""
+        is_new = req.slot == NO_SLOT
+        for limiter in self._limiters:
+            limiter.take(req, n)
+        samples = n == req.todo
+        if is_new:
+            self._note_placed(req)
+            plan.add_placed(req, n, samples, self._blocks.granted)
+        else:
+            plan.add_row(req, n, samples, self._blocks.granted)
+        req.num_computed += n
+        req.todo += samples - n
+        self._publish(req, min(req.num_computed, len(req.tokens)), plan.step_id)
+
+    def _note_placed(self, req: Request) -> None:
+        req.become(RequestState.RUNNING)
+        if not req.was_placed:
+            req.was_placed = True
+            if req.reads_cache and self.kv.enable_prefix_caching:
+                hits = req.num_hits * self.kv.block_size
+                req.num_cached = min(hits, req.num_prompt)
+                self.kv.count_query(len(req.tokens), hits)
+
+    def _publish(self, req: Request, num_tokens: int, step_id: int | None) -> None:
+        if self.kv.enable_prefix_caching:
+            self.kv.publish(req.request_id, req.chain.extend(req.tokens), num_tokens // self.kv.block_size, step_id)
+
+    def _preempt(self, req: Request) -> None:
+        """Takes slot and blocks away; tokens of steps in flight are still its own."""
+        self._vacate(req)
+        req.rewind(keep_in_flight=True)
+        req.become(RequestState.PREEMPTED)
+        self.waiting.push(req)
+        self._stats.num_preempted += 1
+
+    def _seal(self, plan: StepPlan) -> SchedulerOutput:
+        step = plan.columns
+        if not plan.rows:
+            return step
+        step.freed_slots = self._slots.collect_freed()
+        num_tokens = self.settings.max_num_batched_tokens - self._budget.left
+        self._in_flight[step.step_id] = StepInFlight(plan.rows, num_tokens)
+        if self.waiting.charges:
+            for req, n in zip(plan.rows, step.num_scheduled_tokens, strict=True):
+                self.waiting.charge(req, n)
+        return step
+
+    # ---- its result
+
+    def update_from_output(self, step: SchedulerOutput, result: ModelRunnerOutput) -> dict[int, EngineCoreOutput]:
+        """Takes a step's result; returns what each front process is to hear. Results come in order of steps."""
+        flight = self._land(step)
+        outputs = Outputs(self.epoch, step.step_id, self._clock())
+        if flight is None:
+            return outputs.by_client
+        if result.step_id != step.step_id or len(result.num_sampled) != len(flight.rows):
+            raise EngineError(
+                f"step {step.step_id} has {len(flight.rows)} rows; the result is of step {result.step_id} "
+                f"with {len(result.num_sampled)} rows."
+            )
+        for limiter in self._limiters:
+            limiter.update(step, result)
+        self._reader.read(flight.rows, step, result, outputs)
+        if self._failures:
+            for req in flight.rows:
+                self._failures.pop(req, None)
+        self._sweep()
+        self._stats.num_scheduled_tokens += flight.num_tokens
+        self._stats.step_s = result.step_s
+        return outputs.by_client
+
+    def fail_step(self, step: SchedulerOutput, message: str) -> dict[int, EngineCoreOutput]:
+        """The step's work did not happen: its requests, and those that read blocks it was to fill, start over.
+
+        They lose their slots, recompute what they had, and sample the same tokens again. Later steps in flight
+        may still be updated from or failed; their rows of these requests are ignored. A request that was in
+        MAX_STEP_FAILURES failed steps in a row ends with an error that carries `message`.
+        """
+        flight = self._land(step)
+        outputs = Outputs(self.epoch, step.step_id, self._clock())
+        if flight is None:
+            return outputs.by_client
+        for limiter in self._limiters:
+            limiter.update(step, None)
+        hurt = {req: None for req in flight.rows if req.state is not _FINISHED}
+        for req in hurt:
+            self._failures[req] = self._failures.get(req, 0) + 1
+        hurt |= {self._requests[i]: None for i in self.kv.withdraw_from(step.step_id)}
+        for later in self._in_flight.values():
+            later.rows = [_NOBODY if req in hurt else req for req in later.rows]
+        for req in hurt:
+            if self._failures.get(req, 0) >= MAX_STEP_FAILURES:
+                text = f"step {step.step_id} failed, {MAX_STEP_FAILURES} in a row for this request: {message}"
+                self._reader.end(req, outputs, FinishReason.ERROR, error=text)
+                continue
+            if req.state is RequestState.RUNNING:
+                self._preempt(req)
+            req.rewind(keep_in_flight=False)
+        self._sweep()
+        return outputs.by_client
+
+    def _land(self, step: SchedulerOutput) -> StepInFlight | None:
+        """The step's record, no longer in flight; None for a plan without rows."""
+        flight = self._in_flight.pop(step.step_id, None)
+        if flight is None and step.num_rows:
+            raise EngineError(f"step {step.step_id} is not in flight: its result was taken already.")
+        return flight
+
+    # ---- endings
+
+    def _finish(self, req: Request, reason: FinishReason) -> None:
+        """As `_leave`, and what it computed for certain becomes findable: all but its newest token."""
+        if req.state is RequestState.RUNNING and reason is not FinishReason.ERROR:
+            self._publish(req, min(req.num_computed, len(req.tokens) - 1), None)
+        self._leave(req, reason)
+
+    def _leave(self, req: Request, reason: FinishReason) -> None:
+        """Out of every structure but `running`, which `_sweep` cleans."""
+        if req.state is RequestState.RUNNING:
+            self._vacate(req)
+        else:
+            self.waiting.remove(req)
+        req.become(_FINISHED)
+        del self._requests[req.request_id]
+        self._failures.pop(req, None)
+
+    def _vacate(self, req: Request) -> None:
+        for limiter in reversed(self._limiters):  # the slot goes last: features may still want its number
+            limiter.release(req)
+
+    def _sweep(self) -> None:
+        if len(self.running) + len(self.waiting) != len(self._requests):
+            self.running = [req for req in self.running if req.state is RequestState.RUNNING]
+
+    # ---- looking in
+
+    def has_work(self) -> bool:
+        """Whether a request is unfinished or a step in flight."""
+        return bool(self._requests or self._in_flight)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self.running)
+
+    def make_stats(self) -> SchedulerStats:
+        """The present state, and sums since the last call."""
+        stats, self._stats = self._stats, SchedulerStats()
+        stats.num_running, stats.num_waiting = self.num_running, self.num_waiting
+        stats.kv_blocks_total, stats.kv_blocks_used = self.kv.spec.num_blocks, self.kv.num_used_blocks
+        stats.prefix_queries, stats.prefix_hits = self.kv.prefix_queries, self.kv.prefix_hits
+        self.kv.prefix_queries = self.kv.prefix_hits = 0
+        return stats
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets cached prefixes; refused (False) while requests hold blocks."""
+        return self.kv.reset_prefix_cache()
+
+    def check_integrity(self) -> None:
+        """Audits blocks, slots and states. Raises EngineError that lists what is wrong."""
+        self.kv.check_integrity()
+        wrong = self._slots.wrong(self.running)
+        if [r.order_key for r in self.running] != sorted(r.order_key for r in self.running):
+            wrong.append("running requests are out of order")
+        if len(self.running) + len(self.waiting) != len(self._requests):
+            wrong.append(f"{len(self._requests)} requests, {len(self.running)} run and {len(self.waiting)} wait")
+        wrong += [f"{req} is among the running" for req in self.running if req.state is not RequestState.RUNNING]
+        for req in self.waiting.order(self._clock()):
+            if req.slot != NO_SLOT or req.state not in (RequestState.WAITING, RequestState.PREEMPTED):
+                wrong.append(f"{req} is among the waiting with slot {req.slot}")
+        if wrong:
+            raise EngineError("the scheduler is inconsistent: " + "; ".join(wrong))
