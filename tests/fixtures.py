@@ -28,7 +28,9 @@ CHAT_TEMPLATE = """\
 {% endfor -%}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
-_CORPUS = "argparse ast collections datetime difflib functools inspect itertools json logging os random re shutil string typing"
+_CORPUS = (
+    "argparse ast collections datetime difflib functools inspect itertools json logging os random re string typing"
+)
 
 _COMMON = dict(
     vocab_size=VOCAB, hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
@@ -112,7 +114,8 @@ def _make_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     modules = [importlib.import_module(name) for name in _CORPUS.split()]
-    texts = [doc for m in modules for o in [m, *vars(m).values()] if isinstance(doc := getattr(o, "__doc__", None), str)]
+    documented = [getattr(o, "__doc__", None) for m in modules for o in [m, *vars(m).values()]]
+    texts = [text for text in documented if isinstance(text, str)]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -45,7 +45,9 @@ class LinearBase(nn.Module):
         self.method.finish_load(self)
 
     def extra_repr(self) -> str:
-        return f"in={self.inputs.size}, out={[span.size for span in self.outputs.values()]}, bias={self.bias is not None}"
+        return (
+            f"in={self.inputs.size}, out={[span.size for span in self.outputs.values()]}, bias={self.bias is not None}"
+        )
 
 
 class ReplicatedLinear(LinearBase):

@@ -50,7 +50,9 @@ def _yarn(rope: RopeConfig, wavelengths: torch.Tensor, rot_dim: int) -> torch.Te
     return 1.0 / (rope.factor * wavelengths) * (1 - keep) + 1.0 / wavelengths * keep
 
 
-def cos_sin_table(rope: RopeConfig, rot_dim: int, num_positions: int, device: torch.device | None = None) -> torch.Tensor:
+def cos_sin_table(
+    rope: RopeConfig, rot_dim: int, num_positions: int, device: torch.device | None = None
+) -> torch.Tensor:
     """-> [num_positions, rot_dim] float32: the cosines of a position, then its sines."""
     frequencies = inverse_frequencies(rope, rot_dim).to(device)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32, device=device), frequencies)
@@ -65,7 +67,5 @@ class RotaryEmbedding(nn.Module):
         rot_dim = int(head_size * rope.partial_rotary_factor)
         self.register_buffer("cos_sin", cos_sin_table(rope, rot_dim, num_positions, device), persistent=False)
 
-    def forward(
-        self, positions: torch.Tensor, q: torch.Tensor, k: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, positions: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return apply_rope(positions, q, k, self.cos_sin)

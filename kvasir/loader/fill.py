@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from kvasir.distributed.shard import Piece, whole
 from kvasir.errors import ConfigError
@@ -43,7 +44,8 @@ def plan_copies(
     """
     parameters = dict(model.named_parameters())
     wanted = {(name, part): piece for name, p in parameters.items() for part, piece in _pieces(p).items()}
-    copies: dict[tuple[str, str], Copy] = {}
+    copies: list[Copy] = []
+    seen: set[tuple[str, str]] = set()
     unexpected, double, misshapen, not_float = [], [], [], []
     for tensor in tensors:
         where = place(tensor.name, rules, tied)
@@ -52,18 +54,19 @@ def plan_copies(
         key = (where.parameter, where.part)
         if key not in wanted:
             unexpected.append(tensor.name)
-        elif key in copies:
+            continue
+        if key in seen:
             double.append(tensor.name)
-        elif tensor.shape != wanted[key].source_shape:
+            continue
+        seen.add(key)
+        if tensor.shape != wanted[key].source_shape:
             expected = list(wanted[key].source_shape)
             misshapen.append(f"{tensor.name} has {list(tensor.shape)} instead of {expected}")
         elif tensor.dtype not in _FLOATS:
             not_float.append(f"{tensor.name} is {tensor.dtype}")
         else:
-            copies[key] = Copy(tensor, wanted[key], wanted[key].target(parameters[where.parameter]))
-    # A tensor of the wrong shape or kind is there, so it must not be reported missing as well.
-    bad = len(misshapen) + len(not_float)
-    missing = [] if bad else [checkpoint_name(*key, rules) for key in wanted if key not in copies]
+            copies.append(Copy(tensor, wanted[key], wanted[key].target(parameters[where.parameter])))
+    missing = [checkpoint_name(*key, rules) for key in wanted if key not in seen]
     _complain(
         {
             "tensors are missing from the checkpoint": missing,
@@ -73,7 +76,7 @@ def plan_copies(
             "tensors are not floating point (is the checkpoint quantized?)": not_float,
         }
     )
-    return list(copies.values())
+    return copies
 
 
 def fill_from_files(
@@ -84,12 +87,12 @@ def fill_from_files(
     total = sum(copy.num_bytes for copy in copies)
     on_gpu = any(copy.target.is_cuda for copy in copies)
     threads = num_threads or (_GPU_THREADS if on_gpu else 1)
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="B", unit_scale=True, desc="Loading weights", disable=not use_tqdm) as bar:
-        with ThreadPoolExecutor(threads, thread_name_prefix="kvasir-load") as pool:
-            for done in as_completed([pool.submit(_run, task) for task in _tasks(copies)]):
-                bar.update(done.result())
+    with (
+        tqdm(total=total, unit="B", unit_scale=True, desc="Loading weights", disable=not use_tqdm) as bar,
+        ThreadPoolExecutor(threads, thread_name_prefix="kvasir-load") as pool,
+    ):
+        for done in as_completed([pool.submit(_run, task) for task in _tasks(copies)]):
+            bar.update(done.result())
     return total
 
 

@@ -14,7 +14,6 @@ from typing import ClassVar, Protocol
 import torch
 
 from kvasir.attention.backend import AttentionBackend
-from kvasir.config.hf import ModelShape
 from kvasir.distributed.groups import TensorParallelGroup
 from kvasir.models.weights import Rule
 from kvasir.quantization.base import LinearMethod

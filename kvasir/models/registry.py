@@ -69,7 +69,8 @@ class _Registry:
         try:
             return getattr(import_module(module), name)
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"architecture {info.architecture}: {info.target} cannot be imported: {error}.") from error
+            name = info.architecture
+            raise ConfigError(f"architecture {name}: {info.target} cannot be imported: {error}.") from error
 
 
 ModelRegistry = _Registry(_BUILT_IN)

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from kvasir.attention.backend import AttentionBackend, AttentionBatch, AttentionNeed
+from kvasir.attention.backend import AttentionBatch, AttentionNeed
 from kvasir.attention.forward_context import ForwardContext, forward_context
+from kvasir.attention.reference import ReferenceBackend
 from kvasir.config.hf import ModelShape, load_model_shape
 from kvasir.loader.load import load_model
 from kvasir.models.interface import ModelBuild
@@ -14,14 +15,8 @@ from kvasir.models.interface import ModelBuild
 BLOCK_SIZE = 4  # small, so that even short prompts cross block borders
 
 
-def reference_backend() -> type[AttentionBackend]:
-    from kvasir.attention.backends.reference import ReferenceBackend
-
-    return ReferenceBackend
-
-
 def make_build(**changes: Any) -> ModelBuild:
-    values = {"dtype": torch.float32, "device": torch.device("cpu"), "attention_backend": reference_backend()}
+    values = {"dtype": torch.float32, "device": torch.device("cpu"), "attention_backend": ReferenceBackend}
     return ModelBuild(**{**values, **changes})
 
 
