@@ -29,7 +29,7 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 _CORPUS = (
-    "argparse ast collections datetime difflib functools inspect itertools json logging os random re string typing"
+    "argparse ast collections datetime difflib functools inspect itertools json logging os random re string textwrap"
 )
 
 _COMMON = dict(

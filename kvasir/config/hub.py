@@ -20,6 +20,8 @@ def resolve_model_path(
         ConfigError: nothing was found; the text says what was looked for and where.
     """
     name = str(model)
+    if not name:  # Path("") would be the current folder
+        raise ConfigError("model is empty; there is no such folder. Give a folder or a hub id (owner/name).")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

@@ -7,7 +7,7 @@ _STD = 0.02
 
 @torch.no_grad()
 def fill_dummy(model: torch.nn.Module, seed: int) -> None:
-    """Small normal weights, drawn where the parameters are; norms lie around 1, so that signals neither die nor grow."""
+    """Small normal weights, drawn where the parameters are; norms lie around 1, so that signals survive."""
     generators: dict[torch.device, torch.Generator] = {}
     for name, parameter in model.named_parameters():
         device = parameter.device
