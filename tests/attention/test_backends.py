@@ -1,4 +1,4 @@
-"""The contract of every attention backend that runs on a CPU: the same ragged step gives the float64 oracle's answer."""
+"""The contract of every attention backend that runs on a CPU: a ragged step gives the float64 oracle's answer."""
 
 import pytest
 import torch

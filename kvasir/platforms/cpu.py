@@ -1,0 +1,84 @@
+"""The CPU as a platform. Everything but `synchronize` and `seed` works without torch."""
+
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@cache
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets by the kernel's names; empty where the kernel does not tell."""
+    line = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpuinfo(), re.MULTILINE)
+    return frozenset(line.group(1).split()) if line else frozenset()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def cpu_cores(cgroup: Path = _CGROUP) -> int:
+    """Cores this process may use: its affinity mask, cut by the container's quota (rounded down, at least 1)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _read(cgroup / "cpu.max").partition(" ")  # version 2
+    if not quota:
+        quota = _read(cgroup / "cpu/cpu.cfs_quota_us")  # version 1; -1 is none
+        period = _read(cgroup / "cpu/cpu.cfs_period_us")
+    if quota.isdigit() and period.isdigit() and int(period):
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def host_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -> tuple[int, int]:
+    """(free, total) bytes of the host, cut by the container's limit."""
+    kib = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(meminfo), re.MULTILINE))
+    total = int(kib.get("MemTotal", 0)) * 1024
+    free = int(kib.get("MemAvailable", kib.get("MemFree", 0))) * 1024
+    for limit_file, used_file in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        limit, used = _read(cgroup / limit_file), _read(cgroup / used_file)
+        if limit.isdigit() and int(limit) < total:  # "max" and version 1's huge number mean none
+            total = int(limit)
+            free = min(free, total - int(used or 0))
+    return max(free, 0), total
+
+
+class CpuPlatform:
+    device_type = "cpu"
+    capability = (0, 0)
+
+    @property
+    def name(self) -> str:
+        model = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+        return model.group(1).strip() if model else "CPU"
+
+    def memory(self) -> tuple[int, int]:
+        return host_memory()
+
+    def default_dtype(self, checkpoint_dtype: str) -> str:
+        """16-bit weights stay small only where the CPU multiplies bfloat16 itself; elsewhere float32 is faster."""
+        if checkpoint_dtype == "float32":
+            return "float32"
+        return "bfloat16" if cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
+
+    def synchronize(self) -> None:
+        """A CPU kernel is done when its call returns."""
+
+    def seed(self, seed: int) -> None:
+        import torch
+
+        torch.manual_seed(seed)

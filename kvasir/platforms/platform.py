@@ -1,0 +1,59 @@
+"""SEAM: a platform answers these questions; `detect()` picks it."""
+
+from typing import Protocol
+
+from kvasir.errors import ConfigError
+
+
+class Platform(Protocol):
+    name: str  # for people: "NVIDIA H200", "AMD EPYC ..."
+    device_type: str  # "cpu" or "cuda", as torch says it
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """(major, minor) of the card; (0, 0) on CPU."""
+        ...
+
+    def memory(self) -> tuple[int, int]:
+        """(free, total) bytes that this process may use, now."""
+        ...
+
+    def default_dtype(self, checkpoint_dtype: str) -> str:
+        """What "auto" means for a checkpoint stored as "float32", "float16" or "bfloat16"."""
+        ...
+
+    def synchronize(self) -> None: ...
+
+    def seed(self, seed: int) -> None: ...
+
+
+def detect(device: str | None = None) -> Platform:
+    """The platform of `device` ("cpu", "cuda", None or "auto": cuda if there is a card).
+
+    Raises:
+        ConfigError: cuda is asked for and torch sees no card, or the device is unknown.
+    """
+    from kvasir.platforms.cpu import CpuPlatform
+
+    if device == "cpu":
+        return CpuPlatform()
+    if device not in (None, "auto", "cuda"):
+        raise ConfigError(f"unknown device {device!r}; choose one of cpu, cuda, auto")
+    refusal = _no_cuda()
+    if refusal is None:
+        from kvasir.platforms.cuda import CudaPlatform
+
+        return CudaPlatform()
+    if device == "cuda":
+        raise ConfigError(f"device 'cuda' cannot be used: {refusal}; use device 'cpu' or 'auto'")
+    return CpuPlatform()
+
+
+def _no_cuda() -> str | None:
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch sees no card or no working driver"
+    return None

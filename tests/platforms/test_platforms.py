@@ -1,0 +1,79 @@
+"""What the platform says about the machine, against files a container would show."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvasir.errors import ConfigError
+from kvasir.platforms import detect
+from kvasir.platforms import cpu as cpu_module
+from kvasir.platforms.cpu import CpuPlatform, cpu_cores, host_memory
+
+GIB = 1 << 30
+
+
+def test_cpu_by_name_needs_no_torch() -> None:
+    code = (
+        "import sys; from kvasir.platforms import detect; p = detect('cpu'); "
+        "assert p.memory()[1] > 0 and p.name and p.default_dtype('bfloat16'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_unknown_device_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tpu"):
+        detect("tpu")
+
+
+def test_cuda_without_a_card_is_refused_with_the_reason() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        assert detect().device_type == "cuda"
+    else:
+        assert detect().device_type == "cpu"
+        with pytest.raises(ConfigError, match="cuda"):
+            detect("cuda")
+
+
+@pytest.mark.parametrize(("text", "bound"), [("150000 100000", 1), ("max 100000", 10**6), ("", 10**6)])
+def test_cores_obey_the_container_quota(tmp_path: Path, text: str, bound: int) -> None:
+    if text:
+        (tmp_path / "cpu.max").write_text(text + "\n")
+    assert 1 <= cpu_cores(tmp_path) <= bound
+
+
+@pytest.mark.parametrize(("limit", "want"), [(str(4 * GIB), (3 * GIB, 4 * GIB)), ("max", (20 * GIB, 32 * GIB))])
+def test_memory_obeys_the_container_limit(tmp_path: Path, limit: str, want: tuple[int, int]) -> None:
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text(str(GIB))
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: {32 * GIB // 1024} kB\nMemFree: 9 kB\nMemAvailable: {20 * GIB // 1024} kB\n")
+    assert host_memory(tmp_path, meminfo) == want
+
+
+@pytest.mark.parametrize(
+    ("flags", "checkpoint", "want"),
+    [
+        ({"avx512_bf16"}, "bfloat16", "bfloat16"),
+        ({"avx2"}, "bfloat16", "float32"),
+        ({"amx_bf16"}, "float16", "bfloat16"),
+        ({"avx512_bf16"}, "float32", "float32"),
+    ],
+)
+def test_default_dtype_on_cpu(monkeypatch: pytest.MonkeyPatch, flags: set[str], checkpoint: str, want: str) -> None:
+    monkeypatch.setattr(cpu_module, "cpu_flags", lambda: frozenset(flags))
+    assert CpuPlatform().default_dtype(checkpoint) == want
+
+
+def test_seed_repeats() -> None:
+    import torch
+
+    platform = detect("cpu")
+    platform.seed(5)
+    first = torch.rand(3)
+    platform.seed(5)
+    platform.synchronize()
+    assert torch.equal(first, torch.rand(3))
