@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from kvasir.config import EngineArgs
 from kvasir.errors import ConfigError
-from kvasir.utils.machine import cpu_flags, first_card, host_memory_bytes, usable_cores, why_no_cuda
+from kvasir.platforms.cpu import cpu_cores, cpu_flags, host_memory
+from kvasir.utils.cards import first_card, why_no_cuda
 
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
@@ -51,8 +52,9 @@ def gather_facts(args: EngineArgs) -> Facts:
         raise ConfigError(f"device is cuda, but {missing}; use --device cpu or leave it out.", param="device")
     if args.device == "cpu" or missing:
         why = missing or "asked for"
-        return Facts("cpu", why, host_memory_bytes(), usable_cores(), cpu_flags())
+        _, total = host_memory()
+        return Facts("cpu", why, total, cpu_cores(), cpu_flags())
     card = first_card()
     why = "asked for" if args.device == "cuda" else "there is a card and this torch can use it"
     memory_bytes, capability = (card.memory_bytes, card.capability) if card else (0, (0, 0))
-    return Facts("cuda", why, memory_bytes, usable_cores(), cpu_flags(), capability)
+    return Facts("cuda", why, memory_bytes, cpu_cores(), cpu_flags(), capability)

@@ -51,8 +51,7 @@ PAIRS: tuple[Pair, ...] = (
         Verdict.NEEDS,
         "without chunked prefill a prompt runs in one step, so max_num_batched_tokens ({budget}) must reach "
         "max_model_len ({len}). Raise the first, lower the second, or leave chunked prefill on.",
-        lambda c: not c.scheduler.enable_chunked_prefill
-        and c.scheduler.max_num_batched_tokens < c.model.max_model_len,
+        lambda c: not c.scheduler.enable_chunked_prefill and c.scheduler.max_num_batched_tokens < c.model.max_model_len,
         lambda c: {"budget": c.scheduler.max_num_batched_tokens, "len": c.model.max_model_len},
     ),
     Pair(
@@ -79,9 +78,11 @@ PAIRS: tuple[Pair, ...] = (
         Verdict.NEEDS,
         "num_gpu_blocks_override is {have}, but one request of max_model_len ({len} tokens) fills {need} blocks. "
         "Raise the first or lower the second.",
-        lambda c: c.cache.num_gpu_blocks_override is not None
-        and c.cache.num_gpu_blocks_override * c.cache.block_size < c.model.max_model_len
-        and not c.model.max_model_len_is_auto,
+        lambda c: (
+            c.cache.num_gpu_blocks_override is not None
+            and c.cache.num_gpu_blocks_override * c.cache.block_size < c.model.max_model_len
+            and not c.model.max_model_len_is_auto
+        ),
         _smallest_cache,
     ),
     Pair(

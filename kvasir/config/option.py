@@ -14,7 +14,6 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from kvasir.config.units import parse_count
@@ -109,16 +108,24 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@cache
+_KNOWN: dict[type, dict[str, Option]] = {}
+
+
 def options_of(section: type) -> dict[str, Option]:
     """The options of a section dataclass, in the order of declaration. Fields without `option()` are not options."""
+    if section not in _KNOWN:
+        _KNOWN[section] = _collect(section)
+    return _KNOWN[section]
+
+
+def _collect(section: type) -> dict[str, Option]:
     hints = typing.get_type_hints(section)
     found = {}
     for field in dataclasses.fields(section):
         parts = dict(field.metadata.get(_KEY) or {})
         if not parts:
             continue
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         kind, nullable = _kind(hints[field.name])
         parts["flag"] = parts["flag"] or "--" + field.name.replace("_", "-")
         found[field.name] = Option(

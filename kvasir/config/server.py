@@ -1,6 +1,7 @@
 """The HTTP server. Not part of the engine: `EngineArgs` knows none of it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from kvasir.config.option import at_least, between, option
 
@@ -22,6 +23,8 @@ class ServerConfig:
     allowed_origins: list[str] = option(
         [], help="Web origins allowed by CORS, such as https://example.com; none by default, * for all."
     )
+    allowed_methods: list[str] = option(["*"], help="HTTP methods CORS allows for those origins.")
+    allowed_headers: list[str] = option(["*"], help="Request headers CORS allows for those origins.")
     root_path: str = option("", help="Path prefix when a proxy in front of the server strips one.")
     response_role: str = option("assistant", help="Role put into chat replies.")
     shutdown_timeout: float = option(
@@ -35,6 +38,13 @@ class ServerConfig:
         help="Largest request body; a larger one is refused with HTTP 413.",
         check=at_least(1024),
         unit="bytes",
+    )
+    trust_request_chat_template: bool = option(
+        False, help="Let a request bring its own chat template. A template is code, run in a sandbox."
+    )
+    default_chat_template_kwargs: dict[str, Any] = option(
+        {},
+        help='JSON given to the chat template unless the request says otherwise, such as {"enable_thinking": false}.',
     )
     enable_force_include_usage: bool = option(
         False, help="Put token counts into every streamed reply, asked for or not."

@@ -147,8 +147,6 @@ _ROWS = (
     _refused("otlp_traces_endpoint", "traces are not exported yet; metrics are at /metrics"),
     _refused("enable_log_outputs", "outputs are never logged", switch=True),
     _ignored("allow_credentials", "the server uses no cookies", switch=True),
-    _ignored("allowed_methods", "the methods of the routes are allowed"),
-    _ignored("allowed_headers", "all headers are allowed for the allowed origins"),
     _ignored("disable_log_requests", "requests are not logged unless enable_log_requests is on", switch=True),
     _ignored("max_log_len", "prompts are never logged"),
     _ignored("uvicorn_log_level", "set KVASIR_LOG_LEVEL"),

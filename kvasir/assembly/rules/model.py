@@ -11,18 +11,20 @@ from kvasir.errors import ConfigError
 def dtype(asked: str, shape: ModelShape, facts: Facts) -> Decision:
     """What the checkpoint has where the machine is fast at it.
 
-    On CPU everything else becomes float32: it is exact for float16 and bfloat16 weights, and float16 arithmetic is
-    slow there. On a card a float32 checkpoint becomes 16 bits wide, half the memory for the same text in practice.
+    On CPU, 16-bit checkpoints stay 16 bits wide only where bfloat16 products are native (float16 ones are slow
+    everywhere); else they become float32, which is exact. On a card a float32 checkpoint becomes 16 bits wide: half
+    the memory.
     """
     if asked != AUTO:
         _check_dtype(asked, facts)
         return Decision("dtype", asked, "asked for")
     saved = shape.dtype if shape.dtype in DTYPES else "float32"
     if facts.device == "cpu":
-        if saved == "bfloat16" and facts.fast_bfloat16:
-            return Decision("dtype", "bfloat16", "the checkpoint's, and this CPU computes it natively")
-        why = "the checkpoint's" if saved == "float32" else f"this CPU is slow at the checkpoint's {saved}"
-        return Decision("dtype", "float32", why)
+        if saved == "float32":
+            return Decision("dtype", "float32", "the checkpoint's")
+        if facts.fast_bfloat16:
+            return Decision("dtype", "bfloat16", f"native on this CPU; the checkpoint is {saved}")
+        return Decision("dtype", "float32", f"this CPU is slow at the checkpoint's {saved}")
     if saved == "float16":
         return Decision("dtype", "float16", "the checkpoint's")
     if not facts.fast_bfloat16:

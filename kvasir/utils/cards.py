@@ -1,20 +1,14 @@
-"""What this machine has, asked without torch: memory, cores, instruction sets, NVIDIA cards.
+"""NVIDIA cards, asked without torch.
 
-Importing torch to ask it would cost seconds in processes that never need it otherwise.
+Importing torch to ask it would cost seconds in a front process that never needs it otherwise.
 """
 
 import ctypes
-import os
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from kvasir import envs
-
-_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -23,32 +17,6 @@ class Card:
 
     memory_bytes: int
     capability: tuple[int, int]
-
-
-def host_memory_bytes() -> int:
-    """Memory this process may use: the host's, or its container's if that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [int(text) for text in map(_read, _MEMORY_LIMITS) if text.isdigit()]
-    return min([total, *limits])
-
-
-def usable_cores() -> int:
-    """Cores this process may use: affinity, and the container's quota if that is less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _read(_CPU_QUOTA).partition(" ")
-    if quota.isdigit() and period.isdigit():
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
-
-
-@lru_cache(maxsize=1)
-def cpu_flags() -> frozenset[str]:
-    """Instruction sets of the first core, by the kernel's names (`avx512_bf16`, `amx_bf16`; `bf16` on Arm)."""
-    for line in _read(_CPU_INFO).splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
 
 
 def why_no_cuda() -> str:
@@ -97,10 +65,3 @@ def _ask_driver(nvml: ctypes.CDLL) -> Card | None:
         return Card(memory.total, (major.value, minor.value))
     finally:
         nvml.nvmlShutdown()
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
