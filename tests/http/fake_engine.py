@@ -23,6 +23,13 @@ BOS, EOS = 256, 257
 SPECIAL = {BOS: "<s>", EOS: "</s>"}
 
 
+class BytePieces:
+    kind = "bytes"
+
+    def __getitem__(self, token_id: int) -> bytes:
+        return bytes([token_id])
+
+
 class ByteTokenizer:
     """Bytes are tokens; 256 begins, 257 ends."""
 
@@ -30,6 +37,10 @@ class ByteTokenizer:
     eos_token_id: int | None = EOS
     max_len: int | None = None
     vocab_size = 258
+
+    @property
+    def pieces(self) -> "BytePieces":
+        return BytePieces()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return ([BOS] if add_special_tokens else []) + list(text.encode())

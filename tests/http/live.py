@@ -11,6 +11,7 @@ import uvicorn
 
 from kvasir.entrypoints.http.app import build_app
 from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.observability import Metrics
 from tests.http.fake_engine import FakeEngine
 
 
@@ -30,7 +31,8 @@ class LiveServer:
 
 @contextmanager
 def serving(engine: FakeEngine, settings: ServerSettings | None = None) -> Iterator[LiveServer]:
-    app = build_app(engine, settings)  # type: ignore[arg-type]
+    metrics = Metrics(engine.served_model_name[0])
+    app = build_app(engine, settings, metrics)  # type: ignore[arg-type]
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", loop="asyncio", lifespan="off"))

@@ -20,20 +20,23 @@ from kvasir.entrypoints.http.schema import (
 )
 from kvasir.entrypoints.http.serving import Serving
 from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.observability import Metrics
 
 if TYPE_CHECKING:
     from kvasir.engine.async_llm import AsyncLLM
 
 
-def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None) -> Starlette:
+def build_app(
+    engine: "AsyncLLM", settings: ServerSettings | None = None, metrics: Metrics | None = None
+) -> Starlette:
     """`app.state.inflight` is what a graceful stop waits for."""
     settings = settings or ServerSettings()
-    serving = Serving(engine, settings)
+    serving = Serving(engine, settings, metrics)
     inflight = Inflight()
-    system = SystemRoutes(serving, inflight)
+    system = SystemRoutes(serving, inflight, metrics)
     tokens = TokenRoutes(serving)
-    chat = GenerateRoute(ChatCompletionRequest, serving.chat, settings, inflight)
-    completion = GenerateRoute(CompletionRequest, serving.completion, settings, inflight)
+    chat = GenerateRoute(ChatCompletionRequest, serving.chat, settings, inflight, metrics)
+    completion = GenerateRoute(CompletionRequest, serving.completion, settings, inflight, metrics)
     routes = [
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", completion, methods=["POST"]),

@@ -16,7 +16,7 @@ MAX_DEPTH = 32
 MAX_NODES = 200_000
 
 T = TypeVar("T", bound=msgspec.Struct)
-_PATH = re.compile(r" - at (?:key in )?`\$\.?(?P<path>[^`]*)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
@@ -76,14 +76,13 @@ def check_depth(value: Any, name: str) -> None:
 
 def _invalid(text: str) -> UserError:
     found = _PATH.search(text)
-    if found is None:
-        return UserError(f"{text}.")
-    path = found["path"] or "body"
+    path = found["path"] if found else ""
     missing = re.match(r"Object missing required field `(\w+)`", text)
     if missing:
-        path = missing[1] if path == "body" else f"{path}.{missing[1]}"
+        path = f"{path}.{missing[1]}" if path else missing[1]
         return UserError(f"{path} is required.", param=path)
-    return UserError(f"{path}: {text[: found.start()].replace('`', '')}.", param=path)
+    what = (text[: found.start()] if found else text).replace("`", "")
+    return UserError(f"{path or 'the request body'}: {what}.", param=path or None)
 
 
 def _too_large(size: int, bound: int) -> BodyTooLargeError:

@@ -9,6 +9,7 @@ import msgspec
 
 from kvasir.errors import CapacityError, RequestFailedError
 from kvasir.messages import CompletionOutput, Logprob, RequestOutput, SamplingParams, TokensPrompt
+from kvasir.observability.metrics import Metrics, RequestObserver
 
 if TYPE_CHECKING:
     from kvasir.engine.async_llm import AsyncLLM
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 MIN_LOGPROB = -9999.0
 """JSON has no infinity."""
 
-DecodeToken = Callable[[int], str]
+TokenText = Callable[[int, str | None], tuple[str, bytes]]
+"""(id, text if known) -> text and bytes of a token."""
 
 
 class Job(msgspec.Struct):
@@ -38,6 +40,7 @@ class TokenInfo(msgspec.Struct):
 
     token_id: int
     token: str
+    raw: bytes
     logprob: float | None
     top: list["TokenInfo"]
 
@@ -92,11 +95,15 @@ class DeltaStream:
     Closing it closes the engine's generators, which frees the requests' blocks.
     """
 
-    def __init__(self, engine: "AsyncLLM", jobs: Sequence[Job], n: int, decode_token: DecodeToken):
+    def __init__(
+        self, engine: "AsyncLLM", jobs: Sequence[Job], n: int, token_text: TokenText, metrics: Metrics | None = None
+    ):
         self._engine = engine
         self._jobs = jobs
         self._n = n
-        self._decode_token = decode_token
+        self._token_text = token_text
+        self._metrics = metrics
+        self._prompt_logprobs: list[list[dict[int, Logprob] | None] | None] = [None] * len(jobs)
         self._choices = [_Choice() for _ in range(len(jobs) * n)]
         self.usage = Usage()
 
@@ -105,6 +112,7 @@ class DeltaStream:
         return len(self._choices)
 
     async def deltas(self) -> AsyncGenerator[list[Delta]]:
+        observers = [RequestObserver(self._metrics) for _ in self._jobs]
         started = [False] * len(self._jobs)
         generators = [self._generate(job) for job in self._jobs]
         async with aclosing(_merge(generators)) as merged:
@@ -114,6 +122,8 @@ class DeltaStream:
                 if not started[i]:
                     started[i] = True
                     self._count_prompt(output)
+                self._prompt_logprobs[i] = self._prompt_logprobs[i] or output.prompt_logprobs
+                observers[i].on_output(output, self._n)
                 yield [
                     delta
                     for out in output.outputs
@@ -139,7 +149,7 @@ class DeltaStream:
             choice.started = True
             delta.prompt_token_ids = output.prompt_token_ids
             if job.show_prompt_logprobs:
-                delta.prompt_logprobs = output.prompt_logprobs
+                delta.prompt_logprobs = self._prompt_logprobs[index // self._n]
             if job.echo:
                 self._echo(job, delta, output)
         if job.drop_output:
@@ -167,7 +177,7 @@ class DeltaStream:
         delta.text = job.prompt_text or ""
         if job.params.logprobs is None:
             return
-        entries = output.prompt_logprobs or [None] * len(output.prompt_token_ids)
+        entries = self._prompt_logprobs[delta.index // self._n] or [None] * len(output.prompt_token_ids)
         delta.logprobs = [
             self._info(token_id, at or {}, job.params.logprobs)
             for token_id, at in zip(output.prompt_token_ids, entries, strict=False)
@@ -178,14 +188,12 @@ class DeltaStream:
         best = sorted(at.items(), key=lambda item: -item[1].logprob)
         if k >= 0:
             best = [item for item in best if (item[1].rank or 0) <= k][:k]
-        top = [TokenInfo(i, self._text(i, lp), max(lp.logprob, MIN_LOGPROB), []) for i, lp in best]
+        top = [TokenInfo(i, *self._text(i, lp), max(lp.logprob, MIN_LOGPROB), []) for i, lp in best]
         logprob = None if own is None else max(own.logprob, MIN_LOGPROB)
-        return TokenInfo(token_id, self._text(token_id, own), logprob, top)
+        return TokenInfo(token_id, *self._text(token_id, own), logprob, top)
 
-    def _text(self, token_id: int, at: Logprob | None) -> str:
-        if at is not None and at.decoded_token is not None:
-            return at.decoded_token
-        return self._decode_token(token_id)
+    def _text(self, token_id: int, at: Logprob | None) -> tuple[str, bytes]:
+        return self._token_text(token_id, None if at is None else at.decoded_token)
 
 
 async def _merge(streams: Sequence[AsyncGenerator[RequestOutput]]) -> AsyncGenerator[tuple[int, RequestOutput]]:

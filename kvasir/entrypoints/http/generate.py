@@ -15,6 +15,7 @@ from kvasir.entrypoints.http.schema import SamplingFields
 from kvasir.entrypoints.http.serving import Answer
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.logger import get_logger
+from kvasir.observability import Metrics
 
 logger = get_logger(__name__)
 
@@ -37,7 +38,9 @@ class GenerateRoute:
         make: Callable[[R, str], Awaitable[Answer]],
         settings: ServerSettings,
         inflight: Inflight,
+        metrics: Metrics | None,
     ):
+        self._metrics = metrics
         self._cls = request_cls
         self._make = make
         self._settings = settings
@@ -52,6 +55,8 @@ class GenerateRoute:
             await self._inflight.run(receive, self._answer(body, request_id, reply))
         except ClientGone:
             logger.debug("request %s: the client hung up", request_id)
+            if self._metrics is not None:
+                self._metrics.on_hang_up()
         except Exception as e:
             log_unexpected(e, request_id)
             if reply.started:

@@ -20,6 +20,11 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return next((v for k, v in scope["headers"] if k == name), None)
 
 
+def _route(scope: Scope) -> str:
+    """The path without the prefix that a proxy strips (--root-path)."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
 class RequestIdMiddleware:
     """Takes `X-Request-Id` when it is printable and short, makes one otherwise, and sends it back."""
 
@@ -50,7 +55,7 @@ class ApiKeyMiddleware:
         self._digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._allowed(header(scope, b"authorization")):
+        if scope["type"] != "http" or _route(scope) in OPEN_PATHS or self._allowed(header(scope, b"authorization")):
             await self._app(scope, receive, send)
             return
         error = UnauthorizedError("this server needs an API key: send the header 'Authorization: Bearer KEY'.")

@@ -199,7 +199,7 @@ def _chat_logprobs(delta: Delta) -> ChatLogprobs | None:
 
 
 def _named(info: TokenInfo) -> tuple[str, float | None, list[int]]:
-    return info.token, info.logprob, list(info.token.encode("utf-8", errors="replace"))
+    return info.token, info.logprob, list(info.raw)
 
 
 def _completion_logprobs(delta: Delta) -> CompletionLogprobs | None:

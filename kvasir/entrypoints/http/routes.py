@@ -20,6 +20,7 @@ from kvasir.entrypoints.http.schema import ChatCompletionRequest, DetokenizeRequ
 from kvasir.entrypoints.http.serving import Serving
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.errors import UserError
+from kvasir.observability import Metrics
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -90,7 +91,8 @@ class TokenRoutes:
 class SystemRoutes:
     """What operators ask: is it up, what does it serve, how busy is it."""
 
-    def __init__(self, serving: Serving, inflight: Inflight):
+    def __init__(self, serving: Serving, inflight: Inflight, metrics: Metrics | None):
+        self._metrics = metrics
         self._serving = serving
         self._inflight = inflight
         self._created = int(time.time())
@@ -112,8 +114,7 @@ class SystemRoutes:
         return json_response({"server_load": len(self._inflight)})
 
     async def metrics(self, request: Request) -> Response:
-        metrics = getattr(self._serving.engine, "metrics", None)
-        body = b"" if metrics is None else metrics.render()
+        body = b"" if self._metrics is None else self._metrics.render()
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def models(self, request: Request) -> Response:

@@ -32,6 +32,7 @@ from kvasir.entrypoints.http.schema import ChatCompletionRequest, CompletionRequ
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.errors import EngineDeadError, NotFoundError, UserError
 from kvasir.messages import SamplingParams
+from kvasir.observability import Metrics
 
 if TYPE_CHECKING:
     from kvasir.engine.async_llm import AsyncLLM
@@ -122,8 +123,9 @@ class Answer:
 class Serving:
     """Checks requests and makes `Answer`s."""
 
-    def __init__(self, engine: "AsyncLLM", settings: ServerSettings):
+    def __init__(self, engine: "AsyncLLM", settings: ServerSettings, metrics: Metrics | None = None):
         self.engine = engine
+        self._metrics = metrics
         self.settings = settings
         model = engine.config.model
         self.model_names: tuple[str, ...] = tuple(model.served_model_name)
@@ -196,8 +198,16 @@ class Serving:
         options = request.stream_options
         include = self.settings.force_include_usage or bool(options and options.include_usage)
         continuous = bool(options and options.continuous_usage_stats)
-        stream = DeltaStream(self.engine, jobs, n, self._decode_token)
+        stream = DeltaStream(self.engine, jobs, n, self._token_text, self._metrics)
         return Answer(stream, shape, request_id, model, StreamFormat(include, include and continuous))
 
-    def _decode_token(self, token_id: int) -> str:
-        return self.renderer.tokenizer.decode([token_id], skip_special_tokens=False)
+    def _token_text(self, token_id: int, text: str | None) -> tuple[str, bytes]:
+        """A token as text and as bytes, which say more where the token is part of a letter."""
+        tokenizer = self.renderer.tokenizer
+        if text is None:
+            text = tokenizer.decode([token_id], skip_special_tokens=False)
+        if "\ufffd" in text and tokenizer.pieces.kind != "opaque":
+            piece = tokenizer.pieces[token_id]
+            raw = bytes([piece]) if isinstance(piece, int) else piece.encode() if isinstance(piece, str) else piece
+            return text, raw
+        return text, text.encode("utf-8", errors="replace")

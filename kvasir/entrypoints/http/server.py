@@ -1,0 +1,220 @@
+"""Runs the app on a socket until a signal, then stops without cutting anybody off."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.applications import Starlette
+
+from kvasir.entrypoints.http.app import build_app
+from kvasir.entrypoints.http.inflight import Inflight
+from kvasir.entrypoints.http.protocol import BoundedHttpProtocol
+from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.errors import ConfigError
+from kvasir.logger import get_logger
+from kvasir.observability import Metrics
+
+if TYPE_CHECKING:
+    from kvasir.config import EngineArgs, ServerArgs
+    from kvasir.engine.async_llm import AsyncLLM
+
+logger = get_logger(__name__)
+
+_ABORT_GRACE_S = 2.0
+_ALIVE_CHECK_S = 1.0
+
+
+def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code: 0, or 1 when the engine died."""
+    from kvasir.engine.async_llm import AsyncLLM
+
+    sock = bind(server_args.host, server_args.port, server_args.uds)  # a taken port is found out before the weights load
+    signal.signal(signal.SIGTERM, _stop_starting)
+    try:
+        engine = AsyncLLM.from_engine_args(engine_args)
+    except BaseException:
+        close(sock)
+        raise
+    settings = settings_of(server_args, engine)
+    import uvloop
+
+    gc.collect()
+    gc.freeze()  # what start-up made lives as long as the process; later collections need not walk it
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(engine, settings, sock, server_args).run())
+
+
+def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
+    return ServerSettings(
+        api_keys=args.api_keys(),
+        max_body_bytes=args.max_request_body,
+        response_role=args.response_role,
+        force_include_usage=args.enable_force_include_usage,
+        allowed_origins=tuple(args.allowed_origins),
+        log_requests=engine.config.observability.enable_log_requests,
+    )
+
+
+def bind(host: str, port: int, uds: str | None) -> socket.socket:
+    """Takes the address; connections are refused until the server listens, which is what probes expect.
+
+    Raises:
+        ConfigError: it is taken or not ours.
+    """
+    try:
+        if uds:
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISSOCK(os.stat(uds).st_mode):  # left over from a run that was killed
+                    os.unlink(uds)
+            sock = socket.socket(socket.AF_UNIX)
+            sock.bind(uds)
+            return sock
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        return sock
+    except OSError as e:
+        place = uds or f"{host}:{port}"
+        raise ConfigError(f"cannot listen on {place}: {e.strerror}. Choose another --port, --host or --uds.") from None
+
+
+def close(sock: socket.socket) -> None:
+    path = sock.getsockname() if sock.family == socket.AF_UNIX else None
+    sock.close()
+    if path:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def address(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+def _stop_starting(signum: int, frame: object) -> None:
+    raise SystemExit(0)
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals are ours: uvicorn would stop listening before the streams are done
+
+
+class Server:
+    """One listening server: accept, answer, drain, stop."""
+
+    def __init__(self, engine: "AsyncLLM", settings: ServerSettings, sock: socket.socket, args: "ServerArgs"):
+        self._engine = engine
+        self._metrics = Metrics(engine.config.model.served_model_name[0])
+        engine.add_stats_listener(self._metrics.on_scheduler_stats)
+        self._app = build_app(engine, settings, self._metrics)
+        self._sock = sock
+        self._address = address(sock)
+        self._shutdown_timeout = args.shutdown_timeout
+        self._uvicorn = _Uvicorn(_uvicorn_config(self._app, args))
+        self._signals = 0
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._on_signal, signum)
+        serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._sock]))
+        helpers = [asyncio.create_task(c) for c in (self._announce(), self._watch_engine(), self._log_stats())]
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                await self._drain(self._app.state.inflight)
+                self._uvicorn.should_exit = True
+            await serving
+        finally:
+            died = not self._engine.is_alive
+            for task in (*helpers, stopping):
+                task.cancel()
+            close(self._sock)
+            await asyncio.to_thread(self._engine.shutdown)
+        logger.info("stopped")
+        return 1 if died else 0
+
+    def _on_signal(self, signum: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            logger.info("second %s: stopping now", signal.Signals(signum).name)
+            self._hurry.set()
+            self._uvicorn.force_exit = True
+        else:
+            logger.info("%s: stopping", signal.Signals(signum).name)
+            self._stop.set()
+
+    async def _drain(self, inflight: Inflight) -> None:
+        """New requests get 503 from here on, though the socket still answers: a balancer should see a sentence."""
+        inflight.draining = True
+        timeout_s = self._shutdown_timeout if self._engine.is_alive else 0.0
+        if len(inflight):
+            logger.info("draining: %d answers in flight, up to %g s", len(inflight), timeout_s)
+        idle = asyncio.create_task(inflight.wait_idle(timeout_s))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait((idle, hurry), return_when=asyncio.FIRST_COMPLETED)
+        for task in (idle, hurry):
+            task.cancel()
+        if len(inflight):
+            logger.warning("ending %d answers that are not complete", inflight.abort_all())
+            await inflight.wait_idle(_ABORT_GRACE_S)
+
+    async def _announce(self) -> None:
+        while not self._uvicorn.started:
+            await asyncio.sleep(0.005)
+        names = ", ".join(self._engine.config.model.served_model_name)
+        logger.info("serving %s on %s (OpenAI API under /v1)", names, self._address)
+
+    async def _watch_engine(self) -> None:
+        """A server without an engine must not linger: ended with an exit code, it gets restarted."""
+        while self._engine.is_alive:
+            await asyncio.sleep(_ALIVE_CHECK_S)
+        logger.error("the engine died (%s): the server stops", self._engine.dead_error)
+        self._stop.set()
+
+    async def _log_stats(self) -> None:
+        settings = self._engine.config.observability
+        while not settings.disable_log_stats:
+            await asyncio.sleep(settings.log_stats_interval_s)
+            line = self._metrics.line.take()
+            if line is not None:
+                logger.info("%s", line)
+
+
+def _uvicorn_config(app: Starlette, args: "ServerArgs") -> uvicorn.Config:
+    handlers = logging.getLogger("kvasir").handlers
+    for name, level in (("uvicorn.error", logging.WARNING), ("uvicorn.access", logging.INFO)):
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = list(handlers), False
+        log.setLevel(level)
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http=BoundedHttpProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=not args.disable_access_log,
+        root_path=args.root_path,
+        timeout_keep_alive=65,  # above the idle time of common balancers, which would else meet a closed connection
+        timeout_graceful_shutdown=int(_ABORT_GRACE_S),
+        backlog=2048,
+        server_header=False,
+    )
