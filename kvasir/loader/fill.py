@@ -21,6 +21,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 _NAMES_SHOWN = 6
 _TASK_BYTES = 128 << 20  # a reader thread's unit of work: long enough to keep the device busy, short enough to share
 _GPU_THREADS = 4
+_BAR_BYTES = 256 << 20  # less than this is there before a progress bar could be read
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ def fill_from_files(
     copies = plan_copies(model, stored_tensors(files), rules, tied)
     total = sum(copy.num_bytes for copy in copies)
     on_gpu = any(copy.target.is_cuda for copy in copies)
+    hidden = not use_tqdm or total < _BAR_BYTES
     threads = num_threads or (_GPU_THREADS if on_gpu else 1)
     with (
-        tqdm(total=total, unit="B", unit_scale=True, desc="Loading weights", disable=not use_tqdm) as bar,
+        tqdm(total=total, unit="B", unit_scale=True, desc="Loading weights", disable=hidden) as bar,
         ThreadPoolExecutor(threads, thread_name_prefix="kvasir-load") as pool,
     ):
         for done in as_completed([pool.submit(_run, task) for task in _tasks(copies)]):
