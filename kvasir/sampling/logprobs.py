@@ -115,7 +115,9 @@ class PendingSamples:
             tensors += [sampled.logprobs.token_ids, sampled.logprobs.values, sampled.logprobs.ranks]
         self._landed: torch.cuda.Event | None = None
         if sampled.token_ids.device.type == "cuda":
-            tensors = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
+            tensors = [
+                torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors
+            ]
             self._landed = torch.cuda.Event()
             self._landed.record()
         self._tensors = tensors

@@ -61,9 +61,7 @@ class Sampler:
         slots = set(rows.host_slots)
         return [p for p in wanted if not slots.isdisjoint(p.slots)]
 
-    def _choose(
-        self, logits: torch.Tensor, rows: SampleRows
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def _choose(self, logits: torch.Tensor, rows: SampleRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         state = self.state
         random_rows = [r for r, slot in enumerate(rows.host_slots) if not state.greedy[slot]]
         if not random_rows:

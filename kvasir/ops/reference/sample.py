@@ -17,11 +17,13 @@ Legend: R requests, V vocabulary, C candidates.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 MAX_GUMBEL = 22.2  # -log(-log1p(-2**-32)) is 22.181: no draw is larger
-_CHUNK_ELEMENTS = 1 << 18  # noise is made for so many logits at a time: temporaries stay in the cache
+_CHUNK_ELEMENTS = 1 << 22  # noise is made for so many logits at a time: it bounds the temporaries
+_CPU_CHUNK = 1 << 14  # the same on CPU, where temporaries should stay in the cache
 _SORT_ELEMENTS = 1 << 25  # rows are sorted in groups of so many logits: a sort needs about 20 bytes for each
 _SMALL_TOP_K = 1024  # up to here `topk` beats a sort
 _CPU_NUCLEUS = 512  # first guess on CPU: a nucleus is rarely larger
@@ -93,6 +95,19 @@ def inverse_temperature(temperature: torch.Tensor) -> torch.Tensor:
     return torch.where(temperature > 0, 1.0 / temperature, torch.ones_like(temperature))
 
 
+class _Draw(NamedTuple):
+    """The arguments of `sample_tokens`, and where its results go."""
+
+    logits: torch.Tensor
+    slots: torch.Tensor
+    temperature: torch.Tensor
+    seeds: torch.Tensor
+    positions: torch.Tensor
+    cutoff: torch.Tensor | None
+    best: torch.Tensor  # [R] float32
+    token_ids: torch.Tensor  # [R] int64
+
+
 def sample_tokens(
     logits: torch.Tensor,  # [R, V] any float type
     slots: torch.Tensor,  # [R] int64, rows of the two tables below
@@ -107,57 +122,60 @@ def sample_tokens(
     Returns:
         token_ids [R] int64 and failed [R] bool: a row is failed when no token is left or its logits hold NaN or +inf.
     """
-    if random_rows is None:
-        random_rows = range(logits.shape[0])
-    if logits.shape[0] == 0:
-        return slots.new_zeros(0), torch.zeros(0, dtype=torch.bool, device=logits.device)
-    if len(random_rows) < logits.shape[0]:
+    num_rows, vocab = logits.shape
+    random_rows = range(num_rows) if random_rows is None else random_rows
+    if len(random_rows) < num_rows:
         best, token_ids = logits.max(dim=-1)
         best = best.float()
     else:
-        best = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
-        token_ids = torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
-    draw = _draw_row_cpu if logits.device.type == "cpu" else _draw_rows
-    step = 1 if logits.device.type == "cpu" else max(1, _CHUNK_ELEMENTS // logits.shape[1])
-    for begin in range(0, len(random_rows), step):
-        draw(logits, slots, temperature, seeds, positions, cutoff, list(random_rows[begin : begin + step]), best, token_ids)
+        best = torch.empty(num_rows, dtype=torch.float32, device=logits.device)
+        token_ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
+    draw = _Draw(logits, slots, temperature, seeds, positions, cutoff, best, token_ids)
+    if logits.device.type == "cpu":
+        for row in random_rows:
+            _draw_row_cpu(draw, row)
+    else:
+        step = max(1, _CHUNK_ELEMENTS // vocab)
+        for begin in range(0, len(random_rows), step):
+            _draw_rows(draw, list(random_rows[begin : begin + step]))
     return token_ids, ~torch.isfinite(best)
 
 
-def _draw_rows(logits, slots, temperature, seeds, positions, cutoff, rows, best, token_ids) -> None:  # noqa: ANN001
+def _draw_rows(draw: _Draw, rows: list[int]) -> None:
     """Several rows, all tokens, nothing that waits for the device."""
     index: slice | list[int] = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
-    chunk = logits[index].float()  # [r, V]
-    heat = temperature[slots[index]][:, None]
-    tokens = torch.arange(chunk.shape[1], dtype=torch.int32, device=chunk.device)
-    noise = gumbel(seeds[slots[index]], positions[index], tokens)
-    scores = chunk * inverse_temperature(heat) + torch.where(heat > 0, noise, 0.0)
-    if cutoff is not None:
-        scores = scores.masked_fill(chunk < cutoff[index][:, None], float("-inf"))
-    best[index], token_ids[index] = scores.max(dim=-1)
+    logits, slots = draw.logits[index].float(), draw.slots[index]  # [r, V], [r]
+    heat = draw.temperature[slots][:, None]
+    tokens = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
+    noise = gumbel(draw.seeds[slots], draw.positions[index], tokens)
+    scores = logits * inverse_temperature(heat) + torch.where(heat > 0, noise, 0.0)
+    if draw.cutoff is not None:
+        allowed = (heat <= 0) | (logits >= draw.cutoff[index][:, None])
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    draw.best[index], draw.token_ids[index] = scores.max(dim=-1)
 
 
-def _draw_row_cpu(logits, slots, temperature, seeds, positions, cutoff, rows, best, token_ids) -> None:  # noqa: ANN001
+def _draw_row_cpu(draw: _Draw, r: int) -> None:
     """One row, only the tokens that can win: the same choice as `_draw_rows`, with less noise to make."""
-    (r,) = rows
-    row, slot = logits[r].float(), slots[r : r + 1]
-    heat = float(temperature[slot])
+    row, slot = draw.logits[r].float(), draw.slots[r]
+    heat = float(draw.temperature[slot])
     top, top_id = row.max(dim=-1)
     if heat <= 0 or not bool(torch.isfinite(top)):
-        best[r], token_ids[r] = top, top_id
+        draw.best[r], draw.token_ids[r] = top, top_id
         return
-    inverse = inverse_temperature(temperature[slot])
-    keys = row_keys(seeds[slot], positions[r : r + 1])
+    inverse = inverse_temperature(draw.temperature[slot])
+    keys = row_keys(draw.seeds[slot], draw.positions[r])
     # A token must be so close to the best one that even the largest noise could carry it past the best one's score.
-    reach = float(gumbel_from_bits(noise_bits(keys, top_id.to(torch.int32)[None]))) - MAX_GUMBEL - 1e-3
+    reach = float(gumbel_from_bits(noise_bits(keys, top_id.to(torch.int32)))) - MAX_GUMBEL - 1e-3
     low = float(top) + reach * heat - 1e-5 * abs(float(top))
-    if cutoff is not None:
-        low = max(low, float(cutoff[r]))
+    if draw.cutoff is not None:
+        low = max(low, float(draw.cutoff[r]))
     ids = (row >= low).nonzero()[:, 0]  # [C], rising, so the first of equal scores is the lowest id
-    values = row[ids] * inverse
-    scores = values.add_(gumbel_from_bits(noise_bits(keys, ids.to(torch.int32))))
-    best[r], winner = scores.max(dim=-1)
-    token_ids[r] = ids[winner]
+    scores = row[ids].mul_(inverse)
+    for part, some in zip(scores.split(_CPU_CHUNK), ids.to(torch.int32).split(_CPU_CHUNK), strict=True):
+        part.add_(gumbel_from_bits(noise_bits(keys, some)))
+    draw.best[r], winner = scores.max(dim=-1)
+    draw.token_ids[r] = ids[winner]
 
 
 def cutoffs(
@@ -179,12 +197,8 @@ def cutoffs(
     num_rows, vocab = logits.shape
     step = max(1, _SORT_ELEMENTS // vocab)
     if num_rows > step:
-        parts = [
-            cutoffs(*(t[i : i + step] for t in (logits, temperature, top_k, top_p, min_p)), max_top_k, any_top_p,
-                    any_unlimited_top_p)
-            for i in range(0, num_rows, step)
-        ]
-        return torch.cat(parts)
+        columns = zip(*(t.split(step) for t in (logits, temperature, top_k, top_p, min_p)), strict=True)
+        return torch.cat([cutoffs(*part, max_top_k, any_top_p, any_unlimited_top_p) for part in columns])
     best = logits.amax(dim=-1)  # [R]
     floor = torch.where(min_p > 0, best + torch.log(min_p) * temperature, float("-inf"))
     max_top_k = min(max_top_k, vocab)

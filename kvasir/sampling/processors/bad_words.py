@@ -65,7 +65,7 @@ class BadWords:
         return logits
 
     def _words(self, rows: SampleRows) -> tuple[torch.Tensor, ...]:
-        """row, slot, last token and prefix length of each word [n], and the prefixes backwards [n, longest], -1 padded."""
+        """Of each word: row, slot, last token, prefix length [n], and the prefix backwards [n, longest], -1 padded."""
         if self._cached is not None and self._cached[0] == rows.host_slots:
             return self._cached[1]
         words = [(r, s, word) for r, s in enumerate(rows.host_slots) for word in self.slots.get(s, ())]

@@ -3,7 +3,7 @@
 Repetition looks at prompt and output (a logit above 0 is divided by it, one below multiplied), presence and
 frequency at the output only; in that order, as the field does. Token counts lie on the device and are raised by the
 sampled tokens there, so they are right before the host has seen a token. A row of counts (5 bytes a vocabulary entry)
-exists only for a request that asks; row 0 is neutral and stands for every other slot.
+exists only for a request that asks; row 0 takes the counts of all other slots and is never read.
 """
 
 import numpy as np
@@ -54,14 +54,12 @@ class Penalties:
         self._uploads.put(packed, write)
 
     def _grow(self) -> None:
-        """Double the tables; the first time, row 0 becomes the neutral row."""
+        """Double the tables; row 0 is never given out."""
         old = len(self._counts)
         new = max(_FIRST_ROWS, old * 2)
         self._counts = _longer(self._counts, new)
         self._in_prompt = _longer(self._in_prompt, new)
         self._amounts = _longer(self._amounts, new)
-        if old == 0:
-            self._amounts[0, 0].fill_(1.0)
         self._free += range(new - 1, max(old, 1) - 1, -1)
 
     def remove(self, slot: int) -> None:
@@ -107,9 +105,8 @@ class Penalties:
         return self._cached[1]
 
     def after_sample(self, rows: SampleRows, token_ids: torch.Tensor) -> None:
-        table_rows = self._row_of_slot[rows.slots]
-        once = (table_rows > 0).int()  # row 0 stays neutral
-        self._counts.index_put_((table_rows, token_ids), once, accumulate=True)
+        where = self._row_of_slot[rows.slots] * self._vocab_size + token_ids
+        self._counts.view(-1).scatter_add_(0, where, torch.ones_like(where, dtype=torch.int32))
 
 
 def _longer(table: torch.Tensor, rows: int) -> torch.Tensor:
