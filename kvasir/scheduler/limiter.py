@@ -23,9 +23,9 @@ class Limiter(Protocol):
     """One bound on what a step runs.
 
     Attributes:
-        asks_decode: whether it wants to be asked about running rows that compute one token within the blocks
-            they hold. Most have nothing to say on those, and they are most rows of most steps; with one
-            limiter that does, each such row goes the slow way.
+        asks_decode: whether it wants to be asked about running rows that compute one token and sample the next.
+            Most have nothing to say on those, and they are most rows of most steps; with one limiter that
+            does, each such row goes the slow way.
     """
 
     asks_decode: ClassVar[bool]
@@ -154,6 +154,14 @@ class KVBlocks:
             self.granted = self.kv.place(req.request_id, req.chain.hashes, req.num_hits, req.num_expected)
             self._num_placed += 1
         req.fast_until = min(self.kv.capacity(req.request_id), req.max_total - 1)
+
+    def add_one(self, req: Request) -> bool:
+        """The short way for a decoding row whose blocks are full: one more, if one is free."""
+        if not self.kv.num_free_blocks:
+            return False
+        self.granted = self.kv.grow(req.request_id, req.num_computed + 1)
+        req.fast_until = min(req.num_computed + self.kv.block_size, req.max_total - 1)
+        return True
 
     def release(self, req: Request) -> None:
         self.kv.release(req.request_id)

@@ -20,15 +20,19 @@ class StepPlan:
     def step_id(self) -> int:
         return self.columns.step_id
 
-    def add_decodes(self, rows: list[Request], num_computed: list[int]) -> None:
-        """Rows that compute one token in blocks they hold and sample the next."""
+    def add_decodes(self, rows: list[Request], num_computed: list[int], grown: list[tuple[int, int]]) -> None:
+        """Rows that compute one token and sample the next; `grown` is (index in `rows`, block id) of those given one."""
         count, out = len(rows), self.columns
+        new_blocks = [0] * count
+        for index, block_id in grown:
+            new_blocks[index] = 1
+            out.new_block_ids.append(block_id)
         self.rows += rows
         out.slots += [req.slot for req in rows]
         out.num_scheduled_tokens += [1] * count
         out.num_computed_tokens += num_computed
         out.samples += [True] * count
-        out.num_new_blocks += [0] * count
+        out.num_new_blocks += new_blocks
 
     def add_row(self, req: Request, n: int, samples: bool, new_block_ids: list[int]) -> None:
         out = self.columns

@@ -22,11 +22,7 @@ from kvasir.scheduler.request import NO_SLOT, Request, RequestState
 from kvasir.scheduler.settings import SchedulerSettings
 from kvasir.scheduler.update import Outputs, ResultReader
 
-MAX_STEP_FAILURES = 3
-"""A request that was in this many failed steps in a row is given up."""
-
 _FINISHED = RequestState.FINISHED
-
 
 
 class _Nobody:
@@ -155,26 +151,31 @@ class Scheduler:
         return plan
 
     def _place_decodes(self, plan: StepPlan, start: int) -> int:
-        """Places the running rows from `start` on that need no decision; returns the index of the first that does.
+        """Places the running rows from `start` on that go on decoding without a decision; returns the index after them.
 
-        Such a row has one token to do, holds the block for it and may sample another one. Its expected length
-        grows with what is computed, so `todo` stays 1.
+        Such a row has one token to do, may sample another one, and has the block for it or gets a free one.
+        Its expected length grows with what is computed, so `todo` stays 1.
         """
         if self._decodes_ask:
             return start
-        running, placed, num_computed = self.running, [], []
+        running, placed, num_computed, grown = self.running, [], [], []
         end = min(len(running), start + self._budget.left)
         for index in range(start, end):
             req = running[index]
             computed = req.num_computed
-            if req.todo != 1 or computed >= req.fast_until:
+            if req.todo != 1:
                 break
+            if computed >= req.fast_until:
+                if computed + 1 >= req.max_total or not self._blocks.add_one(req):
+                    break
+                grown.append((len(placed), self._blocks.granted[0]))
+                self._publish(req, min(computed, len(req.tokens)), plan.step_id)
             placed.append(req)
             num_computed.append(computed)
             req.num_computed = computed + 1
         if placed:
             self._budget.left -= len(placed)
-            plan.add_decodes(placed, num_computed)
+            plan.add_decodes(placed, num_computed, grown)
         return start + len(placed)
 
     def _place_running(self, plan: StepPlan, req: Request) -> int:
@@ -302,7 +303,7 @@ class Scheduler:
 
         They lose their slots, recompute what they had, and sample the same tokens again. Later steps in flight
         may still be updated from or failed; their rows of these requests are ignored. A request that was in
-        MAX_STEP_FAILURES failed steps in a row ends with an error that carries `message`.
+        `max_step_failures` failed steps in a row ends with an error that carries `message`.
         """
         flight = self._land(step)
         outputs = Outputs(self.epoch, step.step_id, self._clock())
@@ -314,18 +315,30 @@ class Scheduler:
         for req in hurt:
             self._failures[req] = self._failures.get(req, 0) + 1
         hurt |= {self._requests[i]: None for i in self.kv.withdraw_from(step.step_id)}
+        # The worker may have missed which slots and blocks belong to whom, and later steps run on what it believes:
+        # they may write anywhere. Then nothing in the cache can be trusted, and everybody starts over.
+        spoiled = bool(self._in_flight and (step.freed_slots or step.new_requests or step.new_block_ids))
+        if spoiled:
+            later_rows = [req for later in self._in_flight.values() for req in later.rows]
+            hurt |= {req: None for req in [*self.running, *later_rows] if req.state is not _FINISHED}
         for later in self._in_flight.values():
             later.rows = [_NOBODY if req in hurt else req for req in later.rows]
         for req in hurt:
-            if self._failures.get(req, 0) >= MAX_STEP_FAILURES:
-                text = f"step {step.step_id} failed, {MAX_STEP_FAILURES} in a row for this request: {message}"
-                self._reader.end(req, outputs, FinishReason.ERROR, error=text)
-                continue
-            if req.state is RequestState.RUNNING:
-                self._preempt(req)
-            req.rewind(keep_in_flight=False)
+            self._start_over(req, step.step_id, message, outputs)
         self._sweep()
+        if spoiled:
+            self.kv.reset_prefix_cache()
         return outputs.by_client
+
+    def _start_over(self, req: Request, step_id: int, message: str, outputs: Outputs) -> None:
+        bound = self.settings.max_step_failures
+        if self._failures.get(req, 0) >= bound:
+            text = f"step {step_id} failed, {bound} in a row for request {req.request_id}: {message}"
+            self._reader.end(req, outputs, FinishReason.ERROR, error=text)
+            return
+        if req.state is RequestState.RUNNING:
+            self._preempt(req)
+        req.rewind(keep_in_flight=False)
 
     def _land(self, step: SchedulerOutput) -> StepInFlight | None:
         """The step's record, no longer in flight; None for a plan without rows."""

@@ -18,6 +18,7 @@ class SchedulerSettings:
         long_prefill_token_threshold: most prompt tokens of one request in one step; 0 = no such limit.
         overlap: the caller schedules a step before the result of the one before it has come. The scheduler
             works the same either way; it is here so that one record says how the core runs.
+        max_step_failures: a request that was in so many failed steps, and no other step between, is given up.
 
     Raises:
         ConfigError: a value cannot work.
@@ -31,9 +32,16 @@ class SchedulerSettings:
     max_queued_requests: int = 65_536
     long_prefill_token_threshold: int = 0
     overlap: bool = False
+    max_step_failures: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "max_queued_requests"):
+        for name in (
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "max_model_len",
+            "max_queued_requests",
+            "max_step_failures",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.long_prefill_token_threshold < 0:

@@ -78,6 +78,8 @@ class FakeExecutor:
         delays: step id -> seconds that step takes; with any, steps run on a thread of their own.
         failures: step id -> when in the step it fails.
         row_errors: request id -> message; its first sampling row gives that error instead of a token.
+        steps_ahead: how many steps the core may plan before it hears that one failed. Those run on spoiled state,
+            so nothing is demanded of what they read; what they write stays, for later steps to be caught by.
         verify: read each row's whole context back and compare it with its tokens (slow for long ones).
         before_step: called with each step before it runs, on the executing thread.
     """
@@ -90,6 +92,7 @@ class FakeExecutor:
     delays: dict[int, float] = field(default_factory=dict)
     failures: dict[int, FailureMode] = field(default_factory=dict)
     row_errors: dict[str, str] = field(default_factory=dict)
+    steps_ahead: int = 1
     verify: bool = True
     before_step: Callable[[SchedulerOutput], None] | None = None
 
@@ -101,6 +104,7 @@ class FakeExecutor:
         self._slots: dict[int, _Slot] = {}
         self._suspect: set[int] = set()  # slots a failed step was about: their state may be anything
         self._last_step = -1
+        self._blind_until = -1  # last step that may have been planned in ignorance of a failure
         self._results: dict[int, Future[ModelRunnerOutput]] = {}
         self._thread: ThreadPoolExecutor | None = None
 
@@ -197,7 +201,8 @@ class FakeExecutor:
                 self._check_blocks(blocks)
                 self._slots[slot].blocks += blocks
                 owned = self._slots[slot].blocks
-                self._require(len(set(owned)) == len(owned), f"slot {slot} is given a block it has: {owned}")
+                sound = slot in self._suspect or len(set(owned)) == len(owned)
+                self._require(sound, f"slot {slot} is given a block it has: {owned}")
 
     def _place(self, new: SlotRequest) -> None:
         free = new.slot not in self._slots or new.slot in self._suspect
@@ -244,10 +249,12 @@ class FakeExecutor:
         state.num_computed = end
 
     def _write_garbage(self, state: _Slot | None, start: int, count: int) -> None:
-        """What a real worker may do with a row whose state is off: write nonsense where the row points to."""
+        """What a real worker may do with a row whose state it did not get: write nonsense where it happens to point."""
         for position in range(start, start + count):
             if state is not None and position < len(state.blocks) * self.block_size:
                 self._store(state, position, _GARBAGE)
+            else:
+                self._cells[position * 31 % self.num_blocks][position % self.block_size] = _GARBAGE
 
     def _read(self, step: SchedulerOutput, row: int, result: ModelRunnerOutput) -> None:
         slot = step.slots[row]
@@ -256,7 +263,7 @@ class FakeExecutor:
             result.token_ids += [0] * step.samples[row]
             return
         state, start = self._slots[slot], step.num_computed_tokens[row]
-        if self.verify:
+        if self.verify and step.step_id > self._blind_until:
             found = [self._cell(state, p)[0] for p in range(state.num_computed)]
             self._require(
                 found == state.tokens[: state.num_computed],
@@ -290,6 +297,8 @@ class FakeExecutor:
     def _cell(self, state: _Slot, position: int) -> tuple[int, int]:
         block = state.blocks[position // self.block_size]
         cell = self._cells[block][position % self.block_size]
+        if cell is None and self._last_step <= self._blind_until:
+            return _GARBAGE
         if cell is None:
             raise ContractError(f"{state.request_id} reads block {block} at token {position}: never written")
         return cell
@@ -299,6 +308,7 @@ class FakeExecutor:
         self.num_cells_written += 1
 
     def _distrust(self, step: SchedulerOutput) -> None:
+        self._blind_until = step.step_id + self.steps_ahead
         self._suspect |= {*step.slots, *step.freed_slots, *(new.slot for new in step.new_requests)}
 
     @staticmethod
