@@ -107,14 +107,15 @@ class _TextStream:
 
     def _one(self, token_id: int) -> str:
         piece = self._pieces[token_id]
+        if piece is None:
+            return ""
         if type(piece) is int:
             # A run of byte tokens is text only as a whole: one bad byte turns all of it into U+FFFD.
             self._run.append(piece)
             return ""
         if not self._started and self._pieces.first == "bare":
-            if self._pieces.first_piece is not None and piece != "":
-                piece = self._pieces.first_piece(token_id)
-                self._started = True
+            piece = self._pieces.first_piece(token_id)
+            self._started = True
         if not self._spaces:
             added = self._pieces.added.get(token_id)
             if added is not None and self._after_added:
@@ -233,4 +234,4 @@ def token_text(tokenizer: HasPieces, token_id: int) -> str:
         return bytes((piece,)).decode("utf-8", "replace")
     if pieces.kind == "opaque" and pieces.decode is not None:
         return pieces.decode([token_id], False)
-    return piece
+    return piece or ""

@@ -15,11 +15,11 @@ Kind = Literal["bytes", "text", "opaque"]
 FirstRule = Literal["none", "strip", "bare"]
 
 
-class Pieces(dict[int, bytes | str | int]):
+class Pieces(dict[int, bytes | str | int | None]):
     """Token id -> its piece, filled as tokens are met (at most the vocabulary).
 
     A piece is `bytes` (kind "bytes"), or `str` text, or an `int`: one byte of a fallback run (kind "text").
-    An id that is not in the vocabulary adds nothing.
+    An id that is not in the vocabulary adds nothing: b"" or None.
 
     Attributes:
         kind: "opaque" when the decoder is none of the known ones: pieces cannot be used.
@@ -33,8 +33,8 @@ class Pieces(dict[int, bytes | str | int]):
         self,
         kind: Kind,
         first: FirstRule,
-        make: Callable[[int], bytes | str | int],
-        make_first: Callable[[int], str] | None = None,
+        make: Callable[[int], bytes | str | int | None],
+        make_first: Callable[[int], str | None] | None = None,
         special_ids: frozenset[int] = frozenset(),
         added: dict[int, str] | None = None,
         cleans_up: bool = False,
@@ -50,7 +50,7 @@ class Pieces(dict[int, bytes | str | int]):
         self.first_piece = make_first
         self._make = make
 
-    def __missing__(self, token_id: int) -> bytes | str | int:
+    def __missing__(self, token_id: int) -> bytes | str | int | None:
         piece = self[token_id] = self._make(token_id)
         return piece
 
@@ -75,9 +75,9 @@ def byte_level_piece(token: str | None) -> bytes:
         return token.encode()
 
 
-def fallback_piece(token: str | None, replaces: list[tuple[str, str]], byte_fallback: bool) -> str | int:
+def fallback_piece(token: str | None, replaces: list[tuple[str, str]], byte_fallback: bool) -> str | int | None:
     if token is None:
-        return ""
+        return None
     for old, new in replaces:
         token = token.replace(old, new)
     if byte_fallback and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
@@ -88,9 +88,9 @@ def fallback_piece(token: str | None, replaces: list[tuple[str, str]], byte_fall
     return token
 
 
-def wordpiece_piece(token: str | None, prefix: str, cleanup: bool, first: bool) -> str:
+def wordpiece_piece(token: str | None, prefix: str, cleanup: bool, first: bool) -> str | None:
     if token is None:
-        return ""
+        return None
     if not first:
         token = token[len(prefix) :] if token.startswith(prefix) else " " + token
     return wordpiece_cleanup(token) if cleanup else token
@@ -117,7 +117,7 @@ def read_decoder(decoder: str | None, token_of: Callable[[int], str | None], **c
     if kinds == ["ByteLevel"]:
         return Pieces("bytes", "none", lambda i: byte_level_piece(token_of(i)), **common)
     if kinds == []:
-        return Pieces("text", "bare", lambda i: _spaced(token_of(i)), lambda i: token_of(i) or "", **common)
+        return Pieces("text", "bare", lambda i: _spaced(token_of(i)), token_of, **common)
     if kinds == ["WordPiece"]:
         prefix, cleanup = steps[0]["prefix"], steps[0]["cleanup"]
         return Pieces(
@@ -132,8 +132,8 @@ def read_decoder(decoder: str | None, token_of: Callable[[int], str | None], **c
         return Pieces(
             "text",
             "none" if keeps else "bare",
-            lambda i: (token_of(i) or "").replace(mark, " "),
-            lambda i: (token_of(i) or "").replace(mark, ""),
+            lambda i: _replaced(token_of(i), mark, " "),
+            lambda i: _replaced(token_of(i), mark, ""),
             **common,
         )
     rule = _fallback_rule(steps)
@@ -148,8 +148,12 @@ def read_decoder(decoder: str | None, token_of: Callable[[int], str | None], **c
     return Pieces("opaque", "none", lambda i: "", **common)
 
 
-def _spaced(token: str | None) -> str:
-    return "" if token is None else " " + token
+def _spaced(token: str | None) -> str | None:
+    return None if token is None else " " + token
+
+
+def _replaced(token: str | None, mark: str, by: str) -> str | None:
+    return None if token is None else token.replace(mark, by)
 
 
 def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
