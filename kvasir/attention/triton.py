@@ -1,0 +1,99 @@
+"""The Triton backend: prefill and decode rows of one ragged step over the paged cache, on CUDA cards since Ampere.
+
+Cache layout [N, 2, K, S, D]. One block is one contiguous piece of memory with its keys and values, so that moving a
+block (swap, transfer) is one copy; within it the S tokens of one head lie together, so that a program, which reads
+one KV head, reads runs of S * D elements instead of a row here and a row there.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from kvasir.attention.backend import AttentionBatch, AttentionNeed
+from kvasir.ops.triton.kv_write import reshape_and_cache
+from kvasir.ops.triton.paged_attention import paged_attention
+
+_BLOCK_SIZES = (16, 32, 64, 128)
+_MAX_HEAD_SIZE = 256
+
+
+def cache_views(kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N, 2, K, S, D] -> key and value views [N, S, K, D], as the ops want them."""
+    return kv_cache[:, 0].transpose(1, 2), kv_cache[:, 1].transpose(1, 2)
+
+
+class TritonBuilder:
+    """The kernels read the batch's device tensors themselves: nothing is left to prepare."""
+
+    def build(self, batch: AttentionBatch) -> AttentionBatch:
+        return batch
+
+
+@dataclass(frozen=True)
+class TritonImpl:
+    num_heads: int
+    head_size: int
+    scale: float
+    num_kv_heads: int
+    sliding_window: int | None = None
+    logits_soft_cap: float | None = None
+
+    def forward(
+        self,
+        query: torch.Tensor,  # [T, H, D]
+        key: torch.Tensor,  # [T, K, D]
+        value: torch.Tensor,  # [T, K, D]
+        kv_cache: torch.Tensor,  # [N, 2, K, S, D]
+        metadata: AttentionBatch,
+    ) -> torch.Tensor:  # [T, H, D]
+        key_cache, value_cache = cache_views(kv_cache)
+        reshape_and_cache(key, value, key_cache, value_cache, metadata.slot_mapping)
+        return paged_attention(
+            query,
+            key_cache,
+            value_cache,
+            metadata.query_start_loc,
+            metadata.seq_lens,
+            metadata.block_table,
+            self.scale,
+            num_decodes=metadata.num_decodes,
+            sliding_window=self.sliding_window,
+            soft_cap=self.logits_soft_cap,
+        )
+
+
+class TritonBackend:
+    name = "triton"
+
+    @staticmethod
+    def supports(need: AttentionNeed) -> str | None:
+        if need.device != "cuda":
+            return f"it runs on CUDA only, the device is {need.device}"
+        if need.capability < (8, 0):
+            return f"it needs compute capability 8.0, the card has {need.capability[0]}.{need.capability[1]}"
+        if need.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            return f"dtype {need.dtype} is not float16, bfloat16 or float32"
+        if need.block_size not in _BLOCK_SIZES:
+            return f"block size {need.block_size} is none of {', '.join(map(str, _BLOCK_SIZES))}"
+        if need.head_size > _MAX_HEAD_SIZE or need.head_size % 8:
+            return f"head size {need.head_size} is not a multiple of 8 up to {_MAX_HEAD_SIZE}"
+        return None
+
+    @staticmethod
+    def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_size: int) -> tuple[int, ...]:
+        return (num_blocks, 2, num_kv_heads, block_size, head_size)
+
+    @staticmethod
+    def make_builder(need: AttentionNeed) -> TritonBuilder:
+        return TritonBuilder()
+
+    @staticmethod
+    def make_impl(
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int,
+        sliding_window: int | None = None,
+        logits_soft_cap: float | None = None,
+    ) -> TritonImpl:
+        return TritonImpl(num_heads, head_size, scale, num_kv_heads, sliding_window, logits_soft_cap)

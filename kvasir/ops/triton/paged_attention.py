@@ -1,0 +1,219 @@
+"""Paged attention in Triton: a split-KV kernel for decode rows, a tiled kernel for all others, one step = both.
+
+The query heads of one KV head form the rows of one tile (GQA packing), so each key and value is loaded once for
+all of them. Nothing in a launch depends on what the rows hold: grids follow from the tensors' shapes, lengths are
+read on the device. So a captured launch serves any batch of its shape.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+
+from kvasir.ops.triton.decode_attention import decode_kernel, reduce_kernel
+from kvasir.ops.triton.prefill_attention import prefill_kernel
+
+_LOG2E = 1.4426950408889634
+_MAX_SPLITS = 32
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """One compiled decode variant. `min_split`: tokens below which a further split does not pay."""
+
+    block_n: int
+    num_warps: int
+    num_stages: int
+    min_split: int = 256
+
+
+@dataclass(frozen=True)
+class PrefillConfig:
+    """One compiled prefill variant; `block_m` packed rows (query tokens x heads of a KV head)."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def decode_config(head_size_pad: int, dtype: torch.dtype) -> DecodeConfig:
+    if dtype == torch.float32:
+        return DecodeConfig(32 if head_size_pad <= 128 else 16, 4, 2)
+    if head_size_pad <= 64:
+        return DecodeConfig(64, 4, 3)
+    return DecodeConfig(64 if head_size_pad <= 128 else 32, 4, 2)
+
+
+def prefill_config(head_size_pad: int, dtype: torch.dtype) -> PrefillConfig:
+    if dtype == torch.float32:
+        return PrefillConfig(32, 32 if head_size_pad <= 128 else 16, 4, 2)
+    if head_size_pad <= 64:
+        return PrefillConfig(128, 64, 4, 3)
+    if head_size_pad <= 128:
+        return PrefillConfig(128, 64, 8, 3)
+    return PrefillConfig(128, 32, 8, 2)
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":  # interpreted or only compiled
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def num_splits(rows: int, num_kv_heads: int, processors: int) -> int:
+    """How many programs may share one (row, KV head): from the batch's shape alone, a power of two.
+
+    Eight programs per processor hide the tail of uneven rows; four splits stay for rows far longer than the others.
+    """
+    wanted = triton.cdiv(8 * processors, rows * num_kv_heads)
+    return min(_MAX_SPLITS, max(4, triton.next_power_of_2(wanted)))
+
+
+def paged_attention(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    seq_lens: torch.Tensor,
+    block_table: torch.Tensor,
+    scale: float,
+    *,
+    num_decodes: int = 0,
+    sliding_window: int | None = None,
+    soft_cap: float | None = None,
+) -> torch.Tensor:
+    if query.stride(-1) != 1:
+        query = query.contiguous()
+    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    common = _common_arguments(query, key_cache, scale, sliding_window, soft_cap)
+    if num_decodes:
+        _decode(query, key_cache, value_cache, seq_lens, block_table, output, num_decodes, common)
+    if query.shape[0] > num_decodes:
+        _prefill(
+            query, key_cache, value_cache, query_start_loc, seq_lens, block_table, output, num_decodes, common
+        )
+    return output
+
+
+def _common_arguments(
+    query: torch.Tensor, key_cache: torch.Tensor, scale: float, sliding_window: int | None, soft_cap: float | None
+) -> dict[str, object]:
+    """Scores are kept in units of log 2, so that exp2 does; a cap is applied before that, hence its own scales."""
+    head_size, block_size = query.shape[2], key_cache.shape[1]
+    return {
+        "score_scale": scale * _LOG2E if soft_cap is None else scale / soft_cap,
+        "cap": 0.0 if soft_cap is None else soft_cap * _LOG2E,
+        "window": 0 if sliding_window is None else sliding_window,
+        "stride_query_token": query.stride(0),
+        "stride_query_head": query.stride(1),
+        "stride_block": key_cache.stride(0),
+        "stride_slot": key_cache.stride(1),
+        "stride_head": key_cache.stride(2),
+        "G": query.shape[1] // key_cache.shape[2],
+        "D": head_size,
+        "D_PAD": max(16, triton.next_power_of_2(head_size)),
+        "S": block_size,
+        "HAS_WINDOW": sliding_window is not None,
+        "HAS_CAP": soft_cap is not None,
+    }
+
+
+def _decode(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    seq_lens: torch.Tensor,
+    block_table: torch.Tensor,
+    output: torch.Tensor,
+    rows: int,
+    common: dict[str, object],
+    config: DecodeConfig | None = None,
+    splits: int | None = None,
+) -> None:
+    _, num_heads, head_size = query.shape
+    num_kv_heads = key_cache.shape[2]
+    config = config or decode_config(max(16, triton.next_power_of_2(head_size)), query.dtype)
+    splits = splits or num_splits(rows, num_kv_heads, _processors(query.device))
+    # Allocated here, inside a graph's capture when there is one, so that the graph's own pool keeps them.
+    partial = torch.empty(rows, num_heads, splits, head_size, dtype=torch.float32, device=query.device)
+    lse = torch.empty(rows, num_heads, splits, dtype=torch.float32, device=query.device)
+    decode_kernel[(num_kv_heads, rows, splits)](
+        query,
+        key_cache,
+        value_cache,
+        seq_lens,
+        block_table,
+        output,
+        partial,
+        lse,
+        block_table.stride(0),
+        **common,
+        H=num_heads,
+        SPLITS=splits,
+        MIN_SPLIT=config.min_split,
+        BLOCK_M=max(16, triton.next_power_of_2(num_heads // num_kv_heads)),
+        BLOCK_N=config.block_n,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    reduce_kernel[(rows, num_heads)](
+        seq_lens,
+        output,
+        partial,
+        lse,
+        common["window"],
+        H=num_heads,
+        D=head_size,
+        D_PAD=common["D_PAD"],
+        SPLITS=splits,
+        MIN_SPLIT=config.min_split,
+        BLOCK_N=config.block_n,
+        HAS_WINDOW=common["HAS_WINDOW"],
+        num_warps=2,
+    )
+
+
+def _prefill(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    seq_lens: torch.Tensor,
+    block_table: torch.Tensor,
+    output: torch.Tensor,
+    first_row: int,
+    common: dict[str, object],
+    config: PrefillConfig | None = None,
+) -> None:
+    tokens, num_heads, head_size = query.shape
+    num_kv_heads = key_cache.shape[2]
+    group = num_heads // num_kv_heads
+    config = config or prefill_config(max(16, triton.next_power_of_2(head_size)), query.dtype)
+    block_m = max(config.block_m, triton.next_power_of_2(group))
+    block_q = block_m // group
+    rows = seq_lens.shape[0] - first_row
+    # Each row wastes at most one tile; the tokens after the last row, if any, count as a row of their own.
+    tiles = (tokens - first_row) // block_q + rows + 1
+    prefill_kernel[(tiles, num_kv_heads)](
+        query,
+        key_cache,
+        value_cache,
+        query_start_loc,
+        seq_lens,
+        block_table,
+        output,
+        block_table.stride(0),
+        first_row,
+        rows,
+        tokens,
+        **common,
+        H=num_heads,
+        BLOCK_Q=block_q,
+        BLOCK_M=block_m,
+        BLOCK_N=config.block_n,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
