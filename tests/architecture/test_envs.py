@@ -15,7 +15,7 @@ def test_few():
 
 
 def test_read_in_one_place():
-    """Giving a child process an environment (`env=`) is not reading one, so `os.environ.copy()` and `dict(...)` pass."""
+    """Handing the whole environment to a child is not reading it, so `os.environ.copy()` and `dict(...)` pass."""
     readers = []
     for path, tree in sources().items():
         if path == "kvasir/envs.py":
