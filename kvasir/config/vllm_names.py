@@ -153,7 +153,7 @@ _ROWS = (
     _ignored("disable_fastapi_docs", "there is no documentation page to turn off", switch=True),
     _ignored("chat_template_content_format", "both formats of message content are understood"),
     _ignored("disable_frontend_multiprocessing", "the core has its own process", switch=True),
-    _ignored("enable_request_id_headers", "the header X-Request-Id is not echoed", switch=True),
+    _ignored("enable_request_id_headers", "X-Request-Id is always echoed", switch=True),
 )
 
 FOREIGN: dict[str, ForeignName] = {row.name: row for row in _ROWS}
