@@ -53,6 +53,13 @@ def test_packages_say_what_they_are():
                 assert "ring" in words and "knows nothing about" in words, f"{path}: ring, or what it does not know"
 
 
+def test_every_folder_is_a_package():
+    """A folder without `__init__.py` is left out of the wheel, and of the check of the ranks."""
+    folders = {path.rpartition("/")[0] for path in sources()}
+    missing = {folder for folder in folders if f"{folder}/__init__.py" not in sources()}
+    assert not missing
+
+
 def _is_kernel(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any(_base(decorator).startswith("jit") for decorator in node.decorator_list)
 
