@@ -35,6 +35,7 @@ class Sampler:
             raise ConfigError(f"logprobs_mode must be one of {', '.join(_MODES)}, got {logprobs_mode!r}.")
         self.state, self.max_logprobs, self.logprobs_mode = state, max_logprobs, logprobs_mode
 
+    @torch.inference_mode()
     def sample(self, logits: torch.Tensor, rows: SampleRows) -> SampledTokens:
         """logits [R, V] of any float type, never changed -> tokens, failures and log-probabilities of R rows."""
         if not rows.host_slots:

@@ -53,6 +53,7 @@ class SamplingState:
             *extra_processors,
         ]
 
+    @torch.inference_mode()
     def add(self, slot: int, request: SlotRequest) -> None:
         """Put a request, new or resumed, into a free slot.
 
@@ -102,6 +103,7 @@ class SamplingState:
             processor.move(source, target)
         self.remove(source)
 
+    @torch.inference_mode()
     def flush(self) -> None:
         """Send this step's changes. Call once, before the rows of the step are sampled."""
         self._write_pending()

@@ -116,13 +116,20 @@ def test_top_p_stops_when_its_mass_is_met_exactly():
         assert int((logits >= h.sampler._cutoffs(logits, h.rows([0]))[:, None]).sum()) == kept
 
 
-def test_top_p_of_a_flat_row_needs_the_whole_sort():
-    h = Harness(5000)
-    h.add(make_request(0, [0], top_p=0.5))
+@pytest.mark.parametrize("vocab", [5000, 70_000])
+def test_top_p_of_flat_rows_beside_peaked_ones(vocab: int):
+    """The nuclei of the flat rows lie beyond the first guess and beyond the second one."""
+    h = Harness(vocab)
+    for slot in range(3):
+        h.add(make_request(slot, [0], top_p=0.5))
     h.state.flush()
-    logits = torch.linspace(0, 0.001, 5000)[None]
-    cut = h.sampler._cutoffs(logits, h.rows([0]))
-    assert abs(int((logits >= cut[:, None]).sum()) - 2500) <= 2
+    logits = torch.linspace(0, 0.001, vocab).repeat(3, 1)
+    logits[1, :] = torch.arange(vocab)
+    cut = h.sampler._cutoffs(logits, h.rows([0, 1, 2]))
+    kept = (logits >= cut[:, None]).sum(-1).tolist()
+    assert kept[1] == 1
+    assert kept[0] == kept[2]
+    assert abs(kept[0] - vocab // 2) <= vocab * 0.001
 
 
 @pytest.mark.parametrize("fresh", [1, 2])

@@ -25,7 +25,7 @@ MAX_GUMBEL = 22.2  # -log(-log1p(-2**-32)) is 22.181: no draw is larger
 _CHUNK_ELEMENTS = 1 << 22  # noise is made for so many logits at a time: it bounds the temporaries
 _CPU_CHUNK = 1 << 14  # the same on CPU, where temporaries should stay in the cache
 _SORT_ELEMENTS = 1 << 25  # rows are sorted in groups of so many logits: a sort needs about 20 bytes for each
-_SMALL_TOP_K = 1024  # up to here `topk` beats a sort
+_SMALL_TOP_K = 1024  # up to here `topk` beats a sort on CUDA; on CPU a quarter of the vocabulary
 _CPU_NUCLEUS = 512  # first guess on CPU: a nucleus is rarely larger
 
 
@@ -76,12 +76,10 @@ def gumbel_from_bits(bits: torch.Tensor) -> torch.Tensor:
     """int32 words -> float32 Gumbel noise.
 
     The upper 31 bits become v in (0, 1) and the noise is -log(-log(1 - v)): large noise comes from small v, where
-    float32 is finest, so the tail that decides a large vocabulary is not grainy. A series replaces log near 0.
+    float32 is finest, so the tail that decides a large vocabulary is not grainy.
     """
     v = ((bits >> 1) & 0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-31).clamp_(max=1.0 - 2.0**-24)
-    near_zero = v * (1.0 + v * (0.5 + v * (1.0 / 3.0 + v * 0.25)))
-    exponential = torch.where(v < 2.0**-7, near_zero, -torch.log(1.0 - v))
-    return exponential.log_().neg_()
+    return v.neg_().log1p_().neg_().log_().neg_()
 
 
 def gumbel(seeds: torch.Tensor, positions: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
@@ -194,37 +192,42 @@ def cutoffs(
         max_top_k: largest top_k of the rows, 0 when none asks for it.
         any_unlimited_top_p: whether a row asks for top-p without top-k; only then a whole sort may be needed.
     """
-    num_rows, vocab = logits.shape
+    vocab = logits.shape[1]
     step = max(1, _SORT_ELEMENTS // vocab)
-    if num_rows > step:
+    if logits.shape[0] > step:
         columns = zip(*(t.split(step) for t in (logits, temperature, top_k, top_p, min_p)), strict=True)
         return torch.cat([cutoffs(*part, max_top_k, any_top_p, any_unlimited_top_p) for part in columns])
     best = logits.amax(dim=-1)  # [R]
     floor = torch.where(min_p > 0, best + torch.log(min_p) * temperature, float("-inf"))
-    max_top_k = min(max_top_k, vocab)
-    guess = max_top_k
+    depth = min(max_top_k, vocab)
     if any_unlimited_top_p:
-        guess = max(max_top_k, min(_CPU_NUCLEUS, vocab)) if logits.device.type == "cpu" else vocab
-    if guess == 0:
+        depth = min(max(depth, _CPU_NUCLEUS), vocab) if logits.device.type == "cpu" else vocab
+    if depth == 0:
         return floor
-    found, complete = _ranked_cutoff(logits, guess, best, floor, temperature, top_k, top_p, any_top_p)
-    if any_unlimited_top_p and guess < vocab and not bool(complete.all()):  # CPU only: nothing is waited for there
-        found, _ = _ranked_cutoff(logits, vocab, best, floor, temperature, top_k, top_p, any_top_p)
+    rows = [logits, best, floor, temperature, top_k, top_p]
+    found, complete = _ranked_cutoff(*rows, depth, any_top_p)
+    # On CPU the guess is checked, which costs nothing there, and deepened for the rows that need it.
+    while any_unlimited_top_p and depth < vocab and not bool(complete.all()):
+        depth = min(depth * 32, vocab)
+        open_rows = (~complete).nonzero()[:, 0]
+        deeper, done = _ranked_cutoff(*(t[open_rows] for t in rows), depth, any_top_p)
+        found[open_rows], complete[open_rows] = deeper, done
     return found
 
 
 def _ranked_cutoff(
     logits: torch.Tensor,
-    depth: int,
     best: torch.Tensor,
     floor: torch.Tensor,
     temperature: torch.Tensor,
     top_k: torch.Tensor,
     top_p: torch.Tensor,
+    depth: int,
     any_top_p: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut-offs from the `depth` largest logits, and whether those were enough for each row's top-p."""
-    if depth <= _SMALL_TOP_K and depth < logits.shape[1]:
+    limit = _SMALL_TOP_K if logits.device.type == "cuda" else logits.shape[1] // 4
+    if depth <= limit:
         ranked = logits.topk(depth, dim=-1).values  # [R, depth] falling
     else:
         ranked = logits.sort(dim=-1, descending=True).values[:, :depth]
@@ -232,7 +235,7 @@ def _ranked_cutoff(
     kth = ranked.gather(1, last)[:, 0]
     floor = torch.where(top_k > 0, torch.maximum(floor, kth), floor)
     if not any_top_p:
-        return floor, None
+        return floor, torch.ones_like(floor, dtype=torch.bool)
     inverse = inverse_temperature(temperature)[:, None]
     # float64 sums: the order of a sum, which follows the batch's shape on a GPU, must not move the border
     kept = (logits - best[:, None]).mul_(inverse).exp_().masked_fill_(logits < floor[:, None], 0.0)
