@@ -8,7 +8,31 @@ from kvasir.observability.values import Values
 
 _SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
-_LONG_SECONDS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
+_LONG_SECONDS = (
+    0.01,
+    0.03,
+    0.1,
+    0.3,
+    0.5,
+    0.8,
+    1,
+    1.5,
+    2,
+    2.5,
+    5,
+    10,
+    15,
+    20,
+    30,
+    40,
+    50,
+    60,
+    120,
+    240,
+    480,
+    960,
+    1920,
+)
 _TOKENS = tuple(base * 10**power for power in range(6) for base in (1, 2, 5))
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _ANSWERS = (1, 2, 5, 10, 20, 50, 100)
@@ -191,8 +215,10 @@ class LogLine:
         usage = 100.0 * stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0
         hits = 100.0 * self.prefix_hits / self.prefix_queries if self.prefix_queries else 0.0
         line = (
-            f"prompt {self.prompt_tokens / seconds:.0f} tok/s, generation {self.generation_tokens / seconds:.0f} tok/s, "
-            f"running {stats.num_running}, waiting {stats.num_waiting}, KV cache {usage:.1f} %, prefix hits {hits:.1f} %"
+            f"prompt {self.prompt_tokens / seconds:.0f} tok/s, "
+            f"generation {self.generation_tokens / seconds:.0f} tok/s, "
+            f"running {stats.num_running}, waiting {stats.num_waiting}, "
+            f"KV cache {usage:.1f} %, prefix hits {hits:.1f} %"
         )
         said_enough = quiet and self._was_quiet
         self._since, self._was_quiet = now, quiet

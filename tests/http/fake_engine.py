@@ -131,7 +131,9 @@ class FakeEngine:
             model=SimpleNamespace(
                 served_model_name=self.served_model_name, max_model_len=self.max_model_len, max_logprobs=20
             ),
-            observability=SimpleNamespace(disable_log_stats=False, log_stats_interval_s=10.0, enable_log_requests=False),
+            observability=SimpleNamespace(
+                disable_log_stats=False, log_stats_interval_s=10.0, enable_log_requests=False
+            ),
         )
         self.stats_listeners: list[Callable[[SchedulerStats], None]] = []
 

@@ -169,7 +169,9 @@ def test_numbers_in_the_message(server: LiveServer) -> None:
     long = httpx.post(server.url + COMPLETION, json={"prompt": [65] * 300})
     message = check(long, 400, "prompt")
     assert "300" in message and "256" in message and long.json()["error"]["code"] == "context_length_exceeded"
-    message = check(httpx.post(server.url + COMPLETION, json={"prompt": [65] * 200, "max_tokens": 57}), 400, "max_tokens")
+    message = check(
+        httpx.post(server.url + COMPLETION, json={"prompt": [65] * 200, "max_tokens": 57}), 400, "max_tokens"
+    )
     assert "200" in message and "57" in message and "256" in message
     assert httpx.post(server.url + COMPLETION, json={"prompt": [65] * 200, "max_tokens": 56}).status_code == 200
 

@@ -66,7 +66,9 @@ def test_a_slow_reader_holds_nothing_up(server: LiveServer) -> None:
     server.engine.script = Script(text="x" * 90)
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         body = httpx.Request("POST", "http://h/", json={**ASK, "stream": True}).content
-        sock.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        sock.sendall(
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+        )
         assert httpx.post(server.url + "/v1/chat/completions", json=ASK).status_code == 200
 
 
@@ -74,9 +76,7 @@ def test_draining() -> None:
     engine = FakeEngine(Script(text="x" * 40, delay_s=0.02))
     with serving(engine) as live:
         result: list[httpx.Response] = []
-        post = lambda: result.append(
-            httpx.post(live.url + "/v1/chat/completions", json={**ASK, "stream": True})
-        )
+        post = lambda: result.append(httpx.post(live.url + "/v1/chat/completions", json={**ASK, "stream": True}))
         thread = threading.Thread(target=post)
         thread.start()
         until(lambda: engine.running == 1)
@@ -114,7 +114,12 @@ def test_every_route_but_health_needs_a_key() -> None:
     with serving(FakeEngine(), ServerSettings(api_keys=("one", "two"))) as live:
         paths = [r.path.replace("{name:path}", "fake") for r in live.app.routes]
         for path in [*paths, "/nothing/here"]:
-            for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": "one"}, {"authorization": "Basic one"}):
+            for header in (
+                {},
+                {"authorization": "Bearer wrong"},
+                {"authorization": "one"},
+                {"authorization": "Basic one"},
+            ):
                 status = httpx.get(live.url + path, headers=header).status_code
                 assert status == (200 if path in OPEN_PATHS else 401), path
         for key in ("one", "two"):
@@ -175,5 +180,7 @@ def test_metrics(server: LiveServer) -> None:
     httpx.post(server.url + "/v1/completions", json={"prompt": "abc", "max_tokens": 5, "n": 2})
     assert sample("kvasir:generation_tokens_total") == before[0] + 10
     assert sample("kvasir:request_success_total", finished_reason="length") == before[1] + 2
-    assert sample("kvasir:request_generation_tokens_bucket", le="+Inf") == sample("kvasir:request_generation_tokens_count")
+    assert sample("kvasir:request_generation_tokens_bucket", le="+Inf") == sample(
+        "kvasir:request_generation_tokens_count"
+    )
     assert sample("kvasir:time_to_first_token_seconds_count") >= 2

@@ -19,7 +19,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"return_token_ids": True},
     {"max_tokens": 9},
 ]
-LOGPROBS = {True: [{}, {"logprobs": True, "top_logprobs": 2}], False: [{}, {"logprobs": 2}, {"logprobs": 0, "echo": True}]}
+LOGPROBS = {
+    True: [{}, {"logprobs": True, "top_logprobs": 2}],
+    False: [{}, {"logprobs": 2}, {"logprobs": 0, "echo": True}],
+}
 STREAM_OPTIONS: list[dict[str, Any] | None] = [
     None,
     {},
@@ -79,7 +82,9 @@ def test_prompt_logprobs(server: LiveServer) -> None:
 
 
 def test_token_ids(server: LiveServer) -> None:
-    chat = httpx.post(server.url + "/v1/chat/completions", json={**CHAT, "return_token_ids": True, "max_tokens": 2}).json()
+    chat = httpx.post(
+        server.url + "/v1/chat/completions", json={**CHAT, "return_token_ids": True, "max_tokens": 2}
+    ).json()
     assert bytes(chat["prompt_token_ids"]) == b"<user>Hi\n<assistant>"
     assert chat["choices"][0]["token_ids"] == list(b"He")
     completion = httpx.post(server.url + "/v1/completions", json={**COMPLETION, "return_token_ids": True}).json()

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from kvasir.engine.async_llm import AsyncLLM
 
 
-def build_app(
-    engine: "AsyncLLM", settings: ServerSettings | None = None, metrics: Metrics | None = None
-) -> Starlette:
+def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metrics: Metrics | None = None) -> Starlette:
     """`app.state.inflight` is what a graceful stop waits for."""
     settings = settings or ServerSettings()
     serving = Serving(engine, settings, metrics)

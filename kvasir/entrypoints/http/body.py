@@ -86,4 +86,6 @@ def _invalid(text: str) -> UserError:
 
 
 def _too_large(size: int, bound: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"the request body has {size} bytes or more, this server takes {bound} (--max-request-body).")
+    return BodyTooLargeError(
+        f"the request body has {size} bytes or more, this server takes {bound} (--max-request-body)."
+    )

@@ -36,7 +36,7 @@ class Job(msgspec.Struct):
 
 
 class TokenInfo(msgspec.Struct):
-    """One token and its logprobs; `top` holds the best k in falling order, the token itself only if it is among them."""
+    """One token and its logprobs; `top` holds the best k in falling order, itself included if it is one."""
 
     token_id: int
     token: str

@@ -68,7 +68,9 @@ class GenerateRoute:
         request = decode(body, self._cls)
         answer = await self._make(request, request_id)
         if self._settings.log_requests:
-            logger.info("request %s: stream=%s n=%s max_tokens=%s", request_id, request.stream, request.n, request.max_tokens)
+            logger.info(
+                "request %s: stream=%s n=%s max_tokens=%s", request_id, request.stream, request.n, request.max_tokens
+            )
         if request.stream:
             await reply.stream(answer.lines())
         else:

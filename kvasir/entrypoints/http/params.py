@@ -11,8 +11,10 @@ MAX_FANOUT = 2048
 """Answers one HTTP request may ask for: prompts x n."""
 
 _COPIED = tuple(
-    name for name in SamplingParams.__struct_fields__
-    if name in SamplingFields.__struct_fields__ and name not in ("max_tokens", "prompt_logprobs", "truncate_prompt_tokens")
+    name
+    for name in SamplingParams.__struct_fields__
+    if name in SamplingFields.__struct_fields__
+    and name not in ("max_tokens", "prompt_logprobs", "truncate_prompt_tokens")
 )
 
 
@@ -43,14 +45,16 @@ class Limits:
     def check_fits(self, num_prompt: int, max_tokens: int, name: str) -> None:
         if num_prompt + max_tokens > self.max_model_len:
             raise PromptTooLongError(
-                f"the prompt has {num_prompt} tokens and {name} is {max_tokens}: together {num_prompt + max_tokens}, but "
-                f"the model's context is {self.max_model_len} tokens. Shorten the prompt or lower {name} to "
+                f"the prompt has {num_prompt} tokens and {name} is {max_tokens}: together {num_prompt + max_tokens}, "
+                f"but the model's context is {self.max_model_len} tokens. Shorten the prompt or lower {name} to "
                 f"{max(self.max_model_len - num_prompt, 0)}.",
                 param=name,
             )
 
 
-def chat_params(request: ChatCompletionRequest, num_prompt: int, limits: Limits, defaults: dict[str, Any]) -> SamplingParams:
+def chat_params(
+    request: ChatCompletionRequest, num_prompt: int, limits: Limits, defaults: dict[str, Any]
+) -> SamplingParams:
     if request.top_logprobs is not None and not request.logprobs and request.top_logprobs > 0:
         raise UserError("top_logprobs needs logprobs=true.", param="top_logprobs")
     limits.check_logprobs("top_logprobs", request.top_logprobs)

@@ -68,7 +68,7 @@ class PromptRenderer:
         template, kwargs, tools = self._template_inputs(request)
         if request.continue_final_message and request.add_generation_prompt:
             raise UserError(
-                "continue_final_message continues the last message, add_generation_prompt starts a new one: set only one.",
+                "continue_final_message continues the last message, add_generation_prompt starts one: set only one.",
                 param="continue_final_message",
             )
         generation_prompt = request.add_generation_prompt
@@ -91,14 +91,22 @@ class PromptRenderer:
         self._truncate(prompt, request)
         return prompt
 
-    def _template_inputs(self, request: TemplateFields) -> tuple[str | None, dict[str, Any], list[dict[str, Any]] | None]:
+    def _template_inputs(
+        self, request: TemplateFields
+    ) -> tuple[str | None, dict[str, Any], list[dict[str, Any]] | None]:
         if request.chat_template is not None and not self._settings.trust_request_chat_template:
             raise UserError(
-                "this server does not take chat templates from requests; set one when it is started (--chat-template).",
+                "this server does not take chat templates from requests (--trust-request-chat-template turns that on).",
                 param="chat_template",
             )
         kwargs = {**self._settings.default_chat_template_kwargs, **(request.chat_template_kwargs or {})}
-        taken = {"messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template"} & kwargs.keys()
+        taken = {
+            "messages",
+            "tools",
+            "add_generation_prompt",
+            "continue_final_message",
+            "chat_template",
+        } & kwargs.keys()
         if taken:
             raise UserError(f"chat_template_kwargs may not hold {sorted(taken)[0]}.", param="chat_template_kwargs")
         check_depth(kwargs, "chat_template_kwargs")
@@ -124,7 +132,9 @@ class PromptRenderer:
                 prompt.token_ids = prompt.token_ids[-keep:]
                 prompt.text = None  # it says more than the ids do
         if not prompt.token_ids:
-            raise UserError("the prompt is empty: there is nothing to continue. Send at least one token.", param="prompt")
+            raise UserError(
+                "the prompt is empty: there is nothing to continue. Send at least one token.", param="prompt"
+            )
 
 
 async def _off_loop(num_chars: int, fn: Callable[[], R]) -> R:
@@ -141,7 +151,9 @@ def _split(prompt: str | list[Any] | None) -> list[str | list[int]]:
         raise UserError("prompt is an empty list.", param="prompt")
     kinds = {type(p) for p in prompt}
     if len(kinds) > 1:
-        raise UserError("prompt must be a text, a list of texts, a list of ids, or a list of lists of ids.", param="prompt")
+        raise UserError(
+            "prompt must be a text, a list of texts, a list of ids, or a list of lists of ids.", param="prompt"
+        )
     many = [prompt] if kinds == {int} else prompt
     if len(many) > MAX_PROMPTS:
         raise UserError(f"prompt may hold {MAX_PROMPTS} prompts, got {len(many)}.", param="prompt")

@@ -1,4 +1,4 @@
-"""What this server cannot do, in one table: a request that asks for it is told so, instead of getting something else."""
+"""What this server cannot do, in one table: a request that asks for it is told so, not given something else."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,6 +42,8 @@ def check_refusals(request: SamplingFields) -> None:
         if rule is not None and rule[0](getattr(request, name)):
             raise UserError(rule[1], param=name)
     if request.best_of is not None and request.best_of != (request.n or 1):
-        raise UserError(f"best_of ({request.best_of}) must equal n ({request.n or 1}): no ranking is done.", param="best_of")
+        raise UserError(
+            f"best_of ({request.best_of}) must equal n ({request.n or 1}): no ranking is done.", param="best_of"
+        )
     if request.stream_options is not None and not request.stream:
         raise UserError("stream_options needs stream=true.", param="stream_options")

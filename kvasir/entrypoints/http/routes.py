@@ -30,7 +30,9 @@ def json_response(value: Any, status: int = 200) -> Response:
 class JsonRoute:
     """An ASGI app: body -> struct -> `handle` -> JSON, with errors in OpenAI's shape."""
 
-    def __init__(self, request_cls: type[msgspec.Struct], handle: Callable[[Any], Awaitable[Any]], settings: ServerSettings):
+    def __init__(
+        self, request_cls: type[msgspec.Struct], handle: Callable[[Any], Awaitable[Any]], settings: ServerSettings
+    ):
         self._cls = request_cls
         self._handle = handle
         self._settings = settings

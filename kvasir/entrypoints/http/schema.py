@@ -1,4 +1,4 @@
-"""Request bodies. msgspec checks every type and length; numbers are checked by `SamplingParams`, which knows the bounds.
+"""Request bodies. msgspec checks types and lengths; numbers are checked by `SamplingParams`, which knows the bounds.
 
 Unknown fields are ignored, since OpenAI clients send extras. Fields that would change the answer, but that this
 server cannot honour, are declared so that `refusals.py` can say so instead of ignoring them.

@@ -36,7 +36,9 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code: 0, or 1 when the engine died."""
     from kvasir.engine.async_llm import AsyncLLM
 
-    sock = bind(server_args.host, server_args.port, server_args.uds)  # a taken port is found out before the weights load
+    sock = bind(
+        server_args.host, server_args.port, server_args.uds
+    )  # a taken port is found out before the weights load
     signal.signal(signal.SIGTERM, _stop_starting)
     try:
         engine = AsyncLLM.from_engine_args(engine_args)
@@ -58,7 +60,11 @@ def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
         max_body_bytes=args.max_request_body,
         response_role=args.response_role,
         force_include_usage=args.enable_force_include_usage,
+        trust_request_chat_template=args.trust_request_chat_template,
+        default_chat_template_kwargs=args.default_chat_template_kwargs,
         allowed_origins=tuple(args.allowed_origins),
+        allowed_methods=tuple(args.allowed_methods),
+        allowed_headers=tuple(args.allowed_headers),
         log_requests=engine.config.observability.enable_log_requests,
     )
 

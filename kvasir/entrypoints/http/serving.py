@@ -76,9 +76,7 @@ class Answer:
                 for delta in deltas:
                     chunk = shape.chunk(delta)
                     if chunk is not None:
-                        pieces.append(
-                            writer.line([chunk], usage_now(), usage_null=fmt.include_usage, extras={})
-                        )
+                        pieces.append(writer.line([chunk], usage_now(), usage_null=fmt.include_usage, extras={}))
                 if pieces:
                     yield b"".join(pieces)
         tail = DONE
@@ -169,7 +167,9 @@ class Serving:
             jobs.append(job)
         n = jobs[0].params.n
         if len(jobs) * n > MAX_FANOUT:
-            raise UserError(f"{len(jobs)} prompts x n={n} are {len(jobs) * n} answers; the bound is {MAX_FANOUT}.", param="n")
+            raise UserError(
+                f"{len(jobs)} prompts x n={n} are {len(jobs) * n} answers; the bound is {MAX_FANOUT}.", param="n"
+            )
         return self._answer(jobs, n, CompletionShape(bool(request.return_token_ids)), request, request_id, model)
 
     def _check(self, request: SamplingFields) -> str:

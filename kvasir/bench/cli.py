@@ -1,0 +1,210 @@
+"""`kvasir bench KIND`: flags in, text and JSON out."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kvasir.bench.stats import rounded
+from kvasir.config import EngineArgs
+from kvasir.config.cli import OptionParser
+from kvasir.errors import ConfigError
+
+
+def run(argv: Sequence[str]) -> int:
+    kinds: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+        "throughput": (_throughput, "offline: many prompts at once"),
+        "latency": (_latency, "offline: one batch, again and again"),
+        "serve": (_serve, "load on any OpenAI-compatible server"),
+        "startup": (_startup, "from the command to the first token"),
+    }
+    if not argv or argv[0] not in kinds:
+        rows = "\n".join(f"  {name:<12s}{text}" for name, (_, text) in kinds.items())
+        asked_for_help = bool(argv) and argv[0] in ("-h", "--help")
+        print(
+            f"usage: kvasir bench KIND [options]\n\nkinds:\n{rows}", file=sys.stdout if asked_for_help else sys.stderr
+        )
+        return 0 if asked_for_help else 2
+    return kinds[argv[0]][0](argv[1:])
+
+
+def _throughput(argv: Sequence[str]) -> int:
+    from kvasir.bench.offline import throughput
+
+    parser = _parser("throughput", "Tokens per second of the LLM class with all prompts at once.")
+    _add_shape(parser, num_prompts=64, input_len=128, output_len=64)
+    EngineArgs.add_cli_args(parser)
+    given = parser.parse_args(argv)
+    found = throughput(
+        EngineArgs.from_cli_args(given),
+        num_prompts=given.num_prompts,
+        input_len=given.input_len,
+        output_len=given.output_len,
+        spread=given.length_spread,
+        seed=given.bench_seed,
+        vocab=_vocab(given.vocab),
+    )
+    text = (
+        f"{found['num_prompts']} prompts in {found['duration_s']:.2f} s: {found['requests_per_s']:.2f} req/s, "
+        f"{found['output_tokens_per_s']:.1f} output tok/s, {found['total_tokens_per_s']:.1f} total tok/s"
+    )
+    return _show("throughput", found, text, given)
+
+
+def _latency(argv: Sequence[str]) -> int:
+    from kvasir.bench.offline import latency
+
+    parser = _parser("latency", "Seconds from start to end of one batch.")
+    _add_shape(parser, num_prompts=None, input_len=32, output_len=128)
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="Prompts in the batch. [8]")
+    parser.add_argument(
+        "--num-iters-warmup", type=int, default=2, metavar="N", help="Runs before those that count. [2]"
+    )
+    parser.add_argument("--num-iters", type=int, default=10, metavar="N", help="Runs that count. [10]")
+    EngineArgs.add_cli_args(parser)
+    given = parser.parse_args(argv)
+    found = latency(
+        EngineArgs.from_cli_args(given),
+        batch_size=given.batch_size,
+        input_len=given.input_len,
+        output_len=given.output_len,
+        warmups=given.num_iters_warmup,
+        iterations=given.num_iters,
+        seed=given.bench_seed,
+        vocab=_vocab(given.vocab),
+    )
+    return _show("latency", found, _figures("batch latency s", found["latency_s"]), given)
+
+
+def _serve(argv: Sequence[str]) -> int:
+    import asyncio
+
+    import uvloop
+
+    from kvasir.bench.client import Target
+    from kvasir.bench.serve import ServeBench, ServeLoad, as_text
+    from kvasir.bench.workload import demo_questions, random_tokens
+
+    given = _serve_parser().parse_args(argv)
+    count, seed = given.num_prompts, given.bench_seed
+    if given.dataset == "demo":
+        asks = demo_questions(count, given.output_len, seed=seed)
+    else:
+        asks = random_tokens(
+            count,
+            given.input_len,
+            given.output_len,
+            seed=seed,
+            vocab=_vocab(given.vocab),
+            spread=given.length_spread,
+            prefix_len=given.prefix_len,
+        )
+    sampling: dict[str, Any] = {"temperature": given.temperature}
+    if given.ignore_eos if given.ignore_eos is not None else given.dataset == "random":
+        sampling["ignore_eos"] = True
+    sampling |= _json_object("--extra-body", given.extra_body)
+    load = ServeLoad(
+        given.request_rate, given.burstiness, given.max_concurrency, given.num_warmups, given.timeout, given.bench_seed
+    )
+    target = Target.parse(given.base_url or f"http://{given.host}:{given.port}", given.api_key)
+    bench = ServeBench(target, given.model, load, sampling)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(bench.run(asks, given.percentiles, progress=not given.no_progress))
+    found["dataset"] = given.dataset
+    return _show("serve", found, as_text(found), given) or (1 if found["completed"] == 0 else 0)
+
+
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = _parser("serve", "Send a workload to an OpenAI-compatible server and time its streams.")
+    _add_shape(parser, num_prompts=100, input_len=128, output_len=64)
+    add = parser.add_argument
+    add("--base-url", metavar="URL", help="The server, such as http://localhost:8000; wins over --host and --port.")
+    add("--host", default="127.0.0.1", help="[127.0.0.1]")
+    add("--port", type=int, default=8000, help="[8000]")
+    add("--api-key", metavar="KEY", help="Sent as a bearer token.")
+    add("--model", metavar="NAME", help="Model to ask for; the server's first if left out.")
+    add("--dataset", choices=("random", "demo"), default="random", help="Random token ids, or questions. [random]")
+    add("--prefix-len", type=int, default=0, metavar="N", help="First tokens that all random prompts share. [0]")
+    add("--request-rate", type=float, default=float("inf"), metavar="X", help="Requests per second. [inf]")
+    add("--burstiness", type=float, default=1.0, metavar="X", help="1: Poisson arrivals; more: more even. [1]")
+    add("--max-concurrency", type=int, metavar="N", help="Requests in flight at most.")
+    add("--num-warmups", type=int, default=1, metavar="N", help="Requests sent before the measurement. [1]")
+    add("--temperature", type=float, default=0.0, metavar="X", help="[0]")
+    add("--ignore-eos", action=argparse.BooleanOptionalAction, help="Full-length answers. [on for random]")
+    add("--extra-body", metavar="JSON", help="Fields put into each request.")
+    add("--percentiles", type=_percentiles, default=(50.0, 99.0), metavar="P,P", help="[50,99]")
+    add("--timeout", type=float, default=600.0, metavar="S", help="Seconds after which a request has failed. [600]")
+    add("--no-progress", action="store_true", help="No progress bar.")
+    return parser
+
+
+def _startup(argv: Sequence[str]) -> int:
+    from kvasir.bench.startup import startup
+
+    parser = _parser("startup", "Start `kvasir serve` in fresh processes; other flags are handed to it.")
+    parser.add_argument("--num-iters", type=int, default=3, metavar="N", help="Starts. [3]")
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="Seconds a start may take. [600]")
+    given, rest = parser.parse_known_args(argv)
+    found = startup(rest, iterations=given.num_iters, timeout_s=given.timeout)
+    text = f"{_figures('healthy s', found['healthy_s'])}\n{_figures('first token s', found['first_token_s'])}"
+    return _show("startup", found, text, given)
+
+
+def _parser(kind: str, description: str) -> argparse.ArgumentParser:
+    parser = OptionParser(f"kvasir bench {kind}", description=description)
+    parser.add_argument("--json", action="store_true", help="Print JSON in place of text.")
+    parser.add_argument("--output", metavar="FILE", help="Write the JSON to a file as well.")
+    return parser
+
+
+def _add_shape(parser: argparse.ArgumentParser, *, num_prompts: int | None, input_len: int, output_len: int) -> None:
+    add = parser.add_argument
+    if num_prompts is not None:
+        add("--num-prompts", type=int, default=num_prompts, metavar="N", help=f"Requests. [{num_prompts}]")
+        add("--length-spread", type=float, default=0.0, metavar="X", help="Lengths vary by this share. [0]")
+    add("--input-len", type=int, default=input_len, metavar="N", help=f"Tokens of a prompt. [{input_len}]")
+    add("--output-len", type=int, default=output_len, metavar="N", help=f"Tokens of an answer. [{output_len}]")
+    add("--vocab", default="10:250", metavar="LOW:HIGH", help="Token ids that random prompts are drawn from. [10:250]")
+    add("--bench-seed", type=int, default=0, metavar="N", help="Seed of the workload. [0]")
+
+
+def _vocab(text: str) -> tuple[int, int]:
+    try:
+        low, high = text.split(":")
+        return int(low), int(high)
+    except ValueError:
+        raise ConfigError(f"--vocab is {text!r}: give LOW:HIGH, such as 10:250.") from None
+
+
+def _percentiles(text: str) -> tuple[float, ...]:
+    values = tuple(float(p) for p in text.split(","))
+    if not all(0.0 <= p <= 100.0 for p in values):
+        raise argparse.ArgumentTypeError(f"{text!r}: percentiles are between 0 and 100")
+    return values
+
+
+def _json_object(flag: str, text: str | None) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as e:
+        raise ConfigError(f"{flag} is no JSON: {e}.") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{flag} must be a JSON object.")
+    return value
+
+
+def _figures(label: str, figures: dict[str, Any]) -> str:
+    return f"{label}: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+
+
+def _show(kind: str, found: dict[str, Any], text: str, given: argparse.Namespace) -> int:
+    found = {"bench": kind, **rounded(found)}
+    print(json.dumps(found, indent=2) if given.json else text)
+    if given.output:
+        with open(given.output, "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=2)
+            file.write("\n")
+    return 0
