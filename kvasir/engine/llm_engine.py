@@ -9,7 +9,7 @@ from kvasir.config import EngineArgs, KvasirConfig
 from kvasir.engine.client import InProcessClient
 from kvasir.engine.fanout import fan_out
 from kvasir.engine.output import OutputProcessor
-from kvasir.messages import Prompt, RequestOutput, SamplingParams
+from kvasir.messages import Prompt, RequestOutput, SamplingParams, SchedulerStats
 from kvasir.tokenizer import Tokenizer
 
 
@@ -33,6 +33,7 @@ class LLMEngine:
         self.default_sampling_params = default_sampling_params or {}
         self._input = input_processor
         self._output = OutputProcessor(tokenizer)
+        self._stats_listeners: list[Callable[[SchedulerStats], None]] = []
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> Self:
@@ -66,6 +67,9 @@ class LLMEngine:
         """One turn of the loop; what became known for callers in it."""
         outputs: list[RequestOutput] = []
         for said in self.client.step():
+            if said.stats is not None:
+                for listener in self._stats_listeners:
+                    listener(said.stats)
             processed = self._output.process(said)
             self.client.abort_requests(processed.to_abort)
             outputs.extend(processed.request_outputs)
@@ -82,6 +86,10 @@ class LLMEngine:
 
     def get_num_unfinished_requests(self) -> int:
         return self._output.num_unfinished
+
+    def add_stats_listener(self, listener: Callable[[SchedulerStats], None]) -> None:
+        """`listener` gets the scheduler's figures a few times a second while there is work, and when it ends."""
+        self._stats_listeners.append(listener)
 
     def reset_prefix_cache(self) -> bool:
         """Forgets all cached prefixes; False while requests still hold blocks."""
