@@ -4,8 +4,6 @@ The group refuses to be more than one yet, so the workers here are played one af
 knows its numbers; their collectives are done by the test.
 """
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -22,21 +20,10 @@ from kvasir.layers.linear import (
     RowParallelLinear,
 )
 from kvasir.quantization.none import UnquantizedLinearMethod
+from tests.models.harness import PlayedGroup
 
 CPU, F32 = torch.device("cpu"), torch.float32
 WORLD = 2
-
-
-@dataclass
-class PlayedGroup:
-    rank: int
-    world_size: int
-
-    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-    def all_gather(self, x: torch.Tensor, dim: int = -1) -> torch.Tensor:
-        return x
 
 
 @pytest.fixture(params=[0, 1, 2])

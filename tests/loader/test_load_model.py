@@ -13,7 +13,7 @@ from kvasir.config.hf import load_model_shape
 from kvasir.errors import ConfigError
 from kvasir.loader.load import load_model
 from tests.fixtures import checkpoint
-from tests.models.harness import make_build
+from tests.models.harness import PlayedGroup, make_build
 
 
 def _load(folder: Path, **kwargs: object) -> torch.nn.Module:
@@ -49,6 +49,28 @@ def test_parameters_hold_the_stacked_tensors() -> None:
     assert torch.equal(parameters[f"{attention}.qkv_proj.weight"], stacked)
     assert torch.equal(parameters["model.norm.weight"], tensors["model.norm.weight"])
     assert not any(p.requires_grad for p in parameters.values())
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama-sharded"])
+def test_each_worker_reads_its_part(name: str) -> None:
+    shape, whole = load_model_shape(checkpoint(name)), dict(_load(checkpoint(name)).named_parameters())
+    for rank in range(2):
+        build = make_build(group=PlayedGroup(rank, 2))
+        part = dict(load_model(shape, build, checkpoint(name), use_tqdm=False).named_parameters())
+
+        def half(rows: torch.Tensor, dim: int = 0, rank: int = rank) -> torch.Tensor:
+            return rows.chunk(2, dim)[rank]
+
+        assert torch.equal(part["lm_head.weight"], half(whole["lm_head.weight"]))
+        layer = "model.layers.1"
+        for name_of, sizes in (("self_attn.qkv_proj", [64, 32, 32]), ("mlp.gate_up_proj", [112, 112])):
+            stacked = whole[f"{layer}.{name_of}.weight"].split(sizes)
+            assert torch.equal(part[f"{layer}.{name_of}.weight"], torch.cat([half(rows) for rows in stacked]))
+        for name_of in ("self_attn.o_proj", "mlp.down_proj"):
+            assert torch.equal(part[f"{layer}.{name_of}.weight"], half(whole[f"{layer}.{name_of}.weight"], 1))
+        if name == "qwen2":
+            bias = whole[f"{layer}.self_attn.qkv_proj.bias"].split([64, 32, 32])
+            assert torch.equal(part[f"{layer}.self_attn.qkv_proj.bias"], torch.cat([half(rows) for rows in bias]))
 
 
 @pytest.mark.parametrize("num_threads", [1, 4])

@@ -1,5 +1,6 @@
 """Runs one request through a model without an engine: its own KV blocks, its own forward context."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,20 @@ from kvasir.loader.load import load_model
 from kvasir.models.interface import ModelBuild
 
 BLOCK_SIZE = 4  # small, so that even short prompts cross block borders
+
+
+@dataclass
+class PlayedGroup:
+    """One of several workers, played alone: it knows its number, and leaves the collectives to the test."""
+
+    rank: int
+    world_size: int
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def all_gather(self, x: torch.Tensor, dim: int = -1) -> torch.Tensor:
+        return x
 
 
 def make_build(**changes: Any) -> ModelBuild:
