@@ -1,6 +1,7 @@
 """The package's sources, parsed once."""
 
 import ast
+import copy
 from functools import cache
 from pathlib import Path
 
@@ -27,3 +28,15 @@ def imported_modules(tree: ast.AST) -> set[tuple[int, str]]:
             found |= {(node.lineno, f"{node.module}.{alias.name}") for alias in node.names}
             found.add((node.lineno, node.module))
     return found
+
+
+class _DropFunctions(ast.NodeTransformer):
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return ast.copy_location(ast.Pass(), node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+
+def without_functions(tree: ast.Module) -> ast.Module:
+    """What runs when the module is imported."""
+    return _DropFunctions().visit(copy.deepcopy(tree))
