@@ -12,10 +12,11 @@ def read_position(entry: TokenLogprobs, wanted: int, tokenizer: Tokenizer | None
     """
     ids = entry.token_ids if wanted < 0 else entry.token_ids[: wanted + 1]
     found: dict[int, Logprob] = {}
-    for place, (token_id, logprob) in enumerate(zip(ids, entry.logprobs, strict=False)):
+    rank = entry.rank  # the first is the chosen token; those behind it are the best, in order
+    for place, (token_id, logprob) in enumerate(zip(ids, entry.logprobs, strict=False), start=1):
         if token_id not in found:  # the chosen token is often one of the best as well
-            text = None if tokenizer is None else token_text(tokenizer, token_id)
-            found[token_id] = Logprob(logprob, entry.rank if place == 0 else place, text)
+            found[token_id] = Logprob(logprob, rank, None if tokenizer is None else token_text(tokenizer, token_id))
+        rank = place
     return found
 
 

@@ -4,12 +4,11 @@ Concatenating every `push` and the `finish` gives exactly what the tokenizer's `
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from kvasir.tokenizer.pieces import Pieces
+from kvasir.tokenizer.pieces import Kind, Pieces
 
-_UTF8 = codecs.getincrementaldecoder("utf-8")
 _PRIME_TOKENS = 8  # enough for the three bytes that an unfinished letter can have
 REPLACEMENT = "\ufffd"
 
@@ -17,6 +16,11 @@ REPLACEMENT = "\ufffd"
 class HasPieces(Protocol):
     @property
     def pieces(self) -> Pieces: ...
+
+
+class _Stream(Protocol):
+    def push(self, token_ids: Sequence[int], /) -> str: ...
+    def finish(self) -> str: ...
 
 
 class IncrementalDetokenizer:
@@ -41,9 +45,10 @@ class IncrementalDetokenizer:
         prompt_token_ids: Sequence[int] = (),
     ):
         pieces = tokenizer.pieces
-        cls = {"bytes": _ByteStream, "text": _TextStream, "opaque": _WindowStream}[pieces.kind]
         hidden = pieces.special_ids if skip_special_tokens else frozenset()
-        self._stream = cls(pieces, hidden, spaces_between_special_tokens or skip_special_tokens, prompt_token_ids)
+        self._stream: _Stream = _STREAMS[pieces.kind](
+            pieces, hidden, spaces_between_special_tokens or skip_special_tokens, prompt_token_ids
+        )
         self._cleaner = _Cleaner() if pieces.cleans_up else None
         self._push = self._stream.push
 
@@ -59,26 +64,44 @@ class IncrementalDetokenizer:
 
 
 class _ByteStream:
-    """Byte-level vocabularies: tokens are bytes, UTF-8 is the only state."""
+    """Byte-level vocabularies: tokens are bytes, a letter not yet whole is the only state."""
 
-    __slots__ = ("_decode", "_hidden", "_pieces")
+    __slots__ = ("_hidden", "_pieces", "_tail", "_whole")
 
     def __init__(self, pieces: Pieces, hidden: frozenset[int], spaces: bool, prompt: Sequence[int]):
         self._pieces = pieces
+        self._whole = pieces.whole
         self._hidden = hidden
-        self._decode = _UTF8("replace").decode
+        self._tail = b""
         shown = [i for i in prompt[-4 * _PRIME_TOKENS :] if i not in hidden]
         self._decode(b"".join([pieces[i] for i in shown[-_PRIME_TOKENS:]]))
 
     def push(self, token_ids: Sequence[int]) -> str:
         pieces, hidden = self._pieces, self._hidden
-        if len(token_ids) == 1:
-            token_id = token_ids[0]
-            return "" if token_id in hidden else self._decode(pieces[token_id])
-        return self._decode(b"".join([pieces[i] for i in token_ids if i not in hidden]))
+        if len(token_ids) != 1:
+            return self._decode(b"".join([pieces[i] for i in token_ids if i not in hidden]))
+        token_id = token_ids[0]
+        if token_id in hidden:
+            return ""
+        if not self._tail:
+            text = self._whole.get(token_id)
+            if text is not None:
+                return text
+        was_whole = not self._tail
+        text = self._decode(pieces[token_id])
+        if was_whole and not self._tail:  # the token needs no neighbour: its text is the same next time
+            self._whole[token_id] = text
+        return text
 
     def finish(self) -> str:
-        return self._decode(b"", True)
+        text, self._tail = self._tail.decode("utf-8", "replace"), b""
+        return text
+
+    def _decode(self, data: bytes) -> str:
+        data = self._tail + data
+        text, used = codecs.utf_8_decode(data, "replace", False)
+        self._tail = data[used:]
+        return text
 
 
 class _TextStream:
@@ -113,7 +136,7 @@ class _TextStream:
             # A run of byte tokens is text only as a whole: one bad byte turns all of it into U+FFFD.
             self._run.append(piece)
             return ""
-        if not self._started and self._pieces.first == "bare":
+        if not self._started and self._pieces.first_piece is not None:
             piece = self._pieces.first_piece(token_id)
             self._started = True
         if not self._spaces:
@@ -148,9 +171,8 @@ def _unfinished_letter(pieces: Pieces, shown: Sequence[int]) -> list[int]:
         if type(piece) is not int:
             break
         run.insert(0, piece)
-    decoder = _UTF8("replace")
-    decoder.decode(bytes(run))
-    return list(decoder.getstate()[0])
+    _, used = codecs.utf_8_decode(bytes(run), "replace", False)
+    return run[used:]
 
 
 class _WindowStream:
@@ -190,6 +212,13 @@ class _WindowStream:
         return both[len(before) :]
 
 
+_STREAMS: dict[Kind, Callable[[Pieces, frozenset[int], bool, Sequence[int]], _Stream]] = {
+    "bytes": _ByteStream,
+    "text": _TextStream,
+    "opaque": _WindowStream,
+}
+
+
 class _Cleaner:
     """Removes blanks before punctuation as the whole decode does, over text that comes in pieces.
 
@@ -227,11 +256,16 @@ def clean_up(text: str) -> str:
 def token_text(tokenizer: HasPieces, token_id: int) -> str:
     """One token as text inside a sentence, its leading blank kept; bytes that are no letter alone become U+FFFD."""
     pieces = tokenizer.pieces
-    piece = pieces[token_id]
-    if isinstance(piece, bytes):
-        return piece.decode("utf-8", "replace")
-    if isinstance(piece, int):
-        return bytes((piece,)).decode("utf-8", "replace")
+    text = pieces.texts.get(token_id)
+    if text is None:
+        text = pieces.texts[token_id] = _lone_text(pieces, token_id)
+    return text
+
+
+def _lone_text(pieces: Pieces, token_id: int) -> str:
     if pieces.kind == "opaque" and pieces.decode is not None:
         return pieces.decode([token_id], False)
-    return piece or ""
+    piece = pieces[token_id]
+    if isinstance(piece, int):
+        piece = bytes((piece,))
+    return piece.decode("utf-8", "replace") if isinstance(piece, bytes) else piece or ""

@@ -15,7 +15,7 @@ Kind = Literal["bytes", "text", "opaque"]
 FirstRule = Literal["none", "strip", "bare"]
 
 
-class Pieces(dict[int, bytes | str | int | None]):
+class Pieces(dict[int, Any]):
     """Token id -> its piece, filled as tokens are met (at most the vocabulary).
 
     A piece is `bytes` (kind "bytes"), or `str` text, or an `int`: one byte of a fallback run (kind "text").
@@ -26,6 +26,8 @@ class Pieces(dict[int, bytes | str | int | None]):
         first: what happens at the start of a text: "strip" one blank, "bare" piece of `first_piece`, or none.
         special_ids: ids that `skip_special_tokens` hides.
         added: id -> text of every added token.
+        texts: tokens as text on their own, as far as somebody asked (see `token_text`).
+        whole: tokens whose bytes are whole letters, with their text, as far as they were met.
         cleans_up: the tokenizer removes blanks before punctuation afterwards.
     """
 
@@ -48,6 +50,8 @@ class Pieces(dict[int, bytes | str | int | None]):
         self.cleans_up = cleans_up
         self.decode = decode
         self.first_piece = make_first
+        self.texts: dict[int, str] = {}
+        self.whole: dict[int, str] = {}
         self._make = make
 
     def __missing__(self, token_id: int) -> bytes | str | int | None:

@@ -110,7 +110,7 @@ def test_kinds_agree(processor: OutputProcessor, kind: RequestOutputKind) -> Non
     answers = [o.outputs[0] for o in got]
     if kind == DELTA:
         assert "".join(a.text for a in answers) == text
-        assert sum((a.token_ids for a in answers), []) == list(text.encode())
+        assert [i for a in answers for i in a.token_ids] == list(text.encode())
         assert all(len(a.logprobs) == 1 for a in answers)
     else:
         assert len(got) == (1 if kind == FINAL else len(text.encode()))
@@ -151,7 +151,7 @@ def test_stop_strings_cut_text_ids_and_logprobs(processor: OutputProcessor, seed
         done = processor.process(core.say({"r": data[:n]}, logprobs={0: entries}))
         got, aborted, data = got + done.request_outputs, aborted + done.to_abort, data[n:]
     answers = [o.outputs[0] for o in got]
-    ids = sum((a.token_ids for a in answers), []) if kind == DELTA else answers[-1].token_ids
+    ids = [i for a in answers for i in a.token_ids] if kind == DELTA else answers[-1].token_ids
     shown = "".join(a.text for a in answers) if kind == DELTA else answers[-1].text
     assert (shown, bytes(ids)) == (text[:30], text[:34].encode())
     assert answers[-1].cumulative_logprob == -34.0
@@ -240,7 +240,7 @@ def test_a_restarted_core_repeats_and_loses_nothing(processor: OutputProcessor, 
         assert processor.process(core.say({r.request_id: b"stale" for r in resumed})).request_outputs == []
         epoch += 1
     for request_id, outputs in got.items():
-        assert bytes(sum((o.outputs[0].token_ids for o in outputs), [])) == texts[request_id]
+        assert bytes([i for o in outputs for i in o.outputs[0].token_ids]) == texts[request_id]
         assert "".join(o.outputs[0].text for o in outputs) == texts[request_id].decode("utf-8", "replace")
         assert [o.finished for o in outputs].count(True) == 1
 
@@ -346,7 +346,7 @@ async def test_a_slow_reader_gets_merged_deltas(processor: OutputProcessor, seed
     for index, text in enumerate(texts.values()):
         answers = [a for o in got if o for a in o.outputs if a.index == index]
         assert "".join(a.text for a in answers).encode() == text
-        assert bytes(sum((a.token_ids for a in answers), [])) == text
+        assert bytes([i for a in answers for i in a.token_ids]) == text
         assert sum(len(a.logprobs) for a in answers) == 40
         assert answers[-1].finish_reason == "length"
     assert got[-1].finished

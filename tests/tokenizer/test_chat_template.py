@@ -11,7 +11,8 @@ from kvasir.tokenizer import content_format, render_chat
 
 USER = {"role": "user", "content": "hi"}
 CHATML = (
-    "{%- if tools %}\n<tools>\n    {%- for tool in tools %}\n{{ tool | tojson }}\n    {%- endfor %}\n</tools>\n{%- endif %}\n"
+    "{%- if tools %}\n<tools>\n    {%- for tool in tools %}\n{{ tool | tojson }}\n    {%- endfor %}\n</tools>\n"
+    "{%- endif %}\n"
     "{% for message in messages %}\n"
     "  {% if loop.index0 == 3 %}{% break %}{% endif %}\n"
     "<|im_start|>{{ message['role'] }}\n{% if message.content %}{{ message['content'] | trim }}{% endif %}"
@@ -19,7 +20,10 @@ CHATML = (
     "{% endfor %}{% endgeneration %}<|im_end|>\n{% endfor %}\n"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% if thinking is defined %}<think>{% endif %}{% endif %}"
 )
-PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ '|' }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+PLAIN = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ '|' }}{% endfor %}"
+    "{% if add_generation_prompt %}>{% endif %}"
+)
 TRIMMED = PLAIN.replace("m.content", "m.content | trim")
 PARTS = (
     "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% else %}"
@@ -84,9 +88,9 @@ def test_tool_call_arguments_become_an_object_but_strings_where_a_template_needs
         (CHATML, "string"),
         (PARTS, "openai"),
         ("{% for m in messages %}{% set c = m['content'] %}{% for x in c %}{{ x }}{% endfor %}{% endfor %}", "openai"),
-        ("{% macro t(content) %}{% for p in content %}{{ p.text }}{% endfor %}{% endmacro %}{{ t(messages[0].content) }}",
+        ("{% macro t(content) %}{% for p in content %}{{ p.text }}{% endfor %}{% endmacro %}{{ t(m.content) }}",
          "openai"),
-        ("{% for m in messages %}{% for p in m['content'] | selectattr('type') %}{{ p }}{% endfor %}{% endfor %}", "openai"),
+        ("{% for p in messages[0]['content'] | selectattr('type') %}{{ p }}{% endfor %}", "openai"),
         ("{% for m in messages[1:] %}{{ m.content }}{% endfor %}", "string"),
     ],
 )  # fmt: skip
