@@ -12,6 +12,11 @@ from safetensors.torch import load_file, save_file
 GENERATION = {"do_sample": False, "eos_token_id": [2, 0], "pad_token_id": 3}
 
 
+def folder_name(shape_name: str) -> str:
+    """The folder of a model, by the name of its shape."""
+    return "kvasir-demo-draft" if shape_name.startswith("draft") else "kvasir-demo"
+
+
 def export(model: Model, tokenizer_folder: Path, folder: Path) -> None:
     """Config, bf16 weights and the tokenizer files."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -40,19 +40,19 @@ class RowMaker:
         return out
 
 
-def _work(folder: Path, seed: int, queue: mp.Queue, weights: Sequence[float], buckets: dict[int, float]) -> None:
+def _work(folder: Path, seed: int, queue: mp.Queue, weights: Sequence[float], buckets: dict[int, float], tokens: int) -> None:
     maker = RowMaker(folder, seed, weights)
     rng = random.Random(seed)
     lengths, shares = zip(*buckets.items(), strict=True)
     while True:
         length = rng.choices(lengths, shares)[0]
-        queue.put(maker.rows(length, max(1, 98304 // length)))
+        queue.put(maker.rows(length, tokens // length))
 
 
 class RowPool:
     """Rows made by worker processes while training runs; old rows are used again if new ones are late."""
 
-    def __init__(self, folder: Path, workers: int, seed: int, buckets: dict[int, float]) -> None:
+    def __init__(self, folder: Path, workers: int, seed: int, buckets: dict[int, float], tokens: int) -> None:
         context = mp.get_context("spawn")
         self.weights = context.Array("d", list(WEIGHTS.values()), lock=False)
         self.fresh: dict[int, list[np.ndarray]] = defaultdict(list)
@@ -65,7 +65,7 @@ class RowPool:
         if workers:
             queue: mp.Queue = context.Queue(maxsize=workers * 2)
             for worker in range(workers):
-                process = context.Process(target=_work, args=(folder, seed + 1 + worker, queue, self.weights, buckets), daemon=True)
+                process = context.Process(target=_work, args=(folder, seed + 1 + worker, queue, self.weights, buckets, tokens), daemon=True)
                 process.start()
                 self.processes.append(process)
             threading.Thread(target=self._collect, args=(queue,), daemon=True).start()

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from chats import WEIGHTS
-from export import export, load
+from export import export, folder_name, load
 from model import SHAPES, Model
 from optim import build
 from probe import Probe
@@ -35,10 +35,9 @@ def rate(progress: float) -> float:
     return min(1.0, progress / 0.02, (1.0 - progress) / 0.6)
 
 
-def reweigh(weights: list[float], right: dict[str, float]) -> list[float]:
-    """Draw a skill by what it still lacks; a perfect skill keeps a quarter of its weight."""
-    base = list(WEIGHTS.values())
-    wanted = [value * (0.25 + 1.5 * (1.0 - right[skill])) for skill, value in WEIGHTS.items()]
+def reweigh(weights: list[float], base: list[float], right: dict[str, float]) -> list[float]:
+    """Draw a skill by what it still lacks; a perfect skill keeps a seventh of the most."""
+    wanted = [value * (0.25 + 1.5 * (1.0 - right[skill])) for skill, value in zip(WEIGHTS, base, strict=True)]
     return [0.5 * old + 0.5 * new * sum(base) / sum(wanted) for old, new in zip(weights, wanted, strict=True)]
 
 
@@ -54,6 +53,7 @@ def main() -> None:
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=0.004)
     parser.add_argument("--probe-minutes", type=float, default=1.0)
+    parser.add_argument("--focus", nargs="+", default=list(WEIGHTS), help="skills to train; the others come rarely")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -67,14 +67,16 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     rng = random.Random(args.seed)
     folder = ASSETS / "kvasir-demo"
-    pool = RowPool(folder, workers, args.seed * 1000, buckets)
+    pool = RowPool(folder, workers, args.seed * 1000, buckets, tokens_a_step)
+    base = [value * (1.0 if skill in args.focus else 0.1) for skill, value in WEIGHTS.items()]
+    pool.weights[:] = base
     probe = Probe(folder, 64 if cuda else 24)
 
     models: dict[str, Model] = {}
     for name in args.models:
         models[name] = Model(SHAPES[name]).to(args.device)
         if args.init:
-            load(models[name], args.init / f"kvasir-{name.removesuffix('-cpu')}")
+            load(models[name], args.init / folder_name(name))
     hidden = {n: m.hidden if args.no_compile else torch.compile(m.hidden, dynamic=False) for n, m in models.items()}
     optimizers = {n: build(m, args.muon_lr, args.adam_lr) for n, m in models.items()}
     args.out.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def main() -> None:
 
     def save() -> None:
         for name, model in models.items():
-            export(model, folder, args.out / f"kvasir-{name.removesuffix('-cpu')}")
+            export(model, folder, args.out / folder_name(name))
 
     def loss_of(name: str, rows: Tensor) -> Tensor:
         tokens = rows & 32767
@@ -117,7 +119,7 @@ def main() -> None:
         if elapsed > next_probe:
             next_probe = elapsed + args.probe_minutes * 60
             right = {name: probe(model) for name, model in models.items()}
-            pool.weights[:] = reweigh(list(pool.weights), next(iter(right.values())))
+            pool.weights[:] = reweigh(list(pool.weights), base, next(iter(right.values())))
             entry = {"seconds": round(elapsed), "step": step, "tokens": seen, "made": pool.made, "loss": losses, "right": right}
             log.write(json.dumps(entry) + "\n")
             log.flush()
