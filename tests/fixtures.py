@@ -16,8 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 VOCAB = 768
 SPECIAL_TOKENS = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<tool_call>", "</tool_call>", "<think>", "</think>",
@@ -89,11 +87,6 @@ def reference_model(name: str) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(
         checkpoint(name), dtype="float32", attn_implementation="eager"
     ).eval()
-
-
-@pytest.fixture(scope="session", params=list(CHECKPOINTS))
-def each_checkpoint(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 def _made(name: str, make: Any) -> Path:

@@ -60,11 +60,11 @@ class _Recorder:
     calls: list
 
     @classmethod
-    def make_impl(cls, **kwargs):  # noqa: ANN003, ANN206
+    def make_impl(cls, **kwargs):
         cls.made, cls.calls = kwargs, []
         return cls()
 
-    def forward(self, q, k, v, kv_cache, metadata):  # noqa: ANN001, ANN201
+    def forward(self, q, k, v, kv_cache, metadata):
         self.calls.append((kv_cache, metadata))
         return q
 

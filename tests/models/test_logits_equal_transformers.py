@@ -85,7 +85,7 @@ def test_linear_method_is_asked_once_for_each_projection() -> None:
     asked: list[str] = []
     plain = make_build().linear_method
 
-    def spy(prefix: str):  # noqa: ANN202
+    def spy(prefix: str):
         asked.append(prefix)
         return plain(prefix)
 
