@@ -107,4 +107,23 @@ def test_cpu_shortcut_equals_all_tokens(seed: int):
     for cutoff in (None, logits.topk(20).values[:, -1].contiguous()):
         got, failed = ref.sample_tokens(logits, slots, heat, seeds, positions, cutoff)
         assert torch.equal(got, plain(logits, slots, heat, seeds, positions, cutoff))
+        some = [11, 2, 3, 7]  # the other rows count as greedy then
+        got, _ = ref.sample_tokens(logits, slots, heat, seeds, positions, cutoff, some)
+        heat_of_some = torch.zeros(rows).index_copy_(0, torch.tensor(some), heat[some])
+        assert torch.equal(got, plain(logits, slots, heat_of_some, seeds, positions, cutoff))
         assert not failed.any()
+
+
+@pytest.mark.parametrize("with_cutoff", [False, True])
+def test_broken_rows_fail_alone(with_cutoff: bool):
+    logits = torch.full((5, 9), -3.0)
+    logits[0] = float("-inf")
+    logits[1, 4] = float("nan")
+    logits[2, 4] = float("inf")
+    cutoff = torch.full((5,), float("-inf")) if with_cutoff else None
+    heat = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0])
+    args = (torch.arange(5), heat, torch.arange(5), torch.arange(5), cutoff)
+    token_ids, failed = ref.sample_tokens(logits, *args)
+    assert failed.tolist() == [True, True, True, False, False]
+    assert ((token_ids >= 0) & (token_ids < 9)).all()
+    assert torch.equal(token_ids[3:], plain(logits, *args)[3:])

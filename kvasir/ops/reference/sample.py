@@ -23,7 +23,8 @@ import torch
 
 MAX_GUMBEL = 22.2  # -log(-log1p(-2**-32)) is 22.181: no draw is larger
 _CHUNK_ELEMENTS = 1 << 22  # noise is made for so many logits at a time: it bounds the temporaries
-_CPU_CHUNK = 1 << 14  # the same on CPU, where temporaries should stay in the cache
+_CPU_ELEMENTS = 1 << 20  # on CPU so many logits are searched at a time for tokens that can win,
+_CPU_CHUNK = 1 << 14  # and noise is made for so many of those, so that temporaries stay in the cache
 _SORT_ELEMENTS = 1 << 25  # rows are sorted in groups of so many logits: a sort needs about 20 bytes for each
 _SMALL_TOP_K = 1024  # up to here `topk` beats a sort on CUDA; on CPU a quarter of the vocabulary
 _CPU_NUCLEUS = 512  # first guess on CPU: a nucleus is rarely larger
@@ -129,13 +130,17 @@ def sample_tokens(
         best = torch.empty(num_rows, dtype=torch.float32, device=logits.device)
         token_ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     draw = _Draw(logits, slots, temperature, seeds, positions, cutoff, best, token_ids)
-    if logits.device.type == "cpu":
-        for row in random_rows:
-            _draw_row_cpu(draw, row)
-    else:
-        step = max(1, _CHUNK_ELEMENTS // vocab)
-        for begin in range(0, len(random_rows), step):
-            _draw_rows(draw, list(random_rows[begin : begin + step]))
+    on_cpu = logits.device.type == "cpu"
+    step = max(1, (_CPU_ELEMENTS if on_cpu else _CHUNK_ELEMENTS) // vocab)
+    for begin in range(0, len(random_rows), step):
+        some = list(random_rows[begin : begin + step])
+        if not on_cpu:
+            _draw_rows(draw, some)
+        elif cutoff is not None and len(some) > 1:
+            _draw_rows_cpu(draw, some)
+        else:
+            for row in some:
+                _draw_row_cpu(draw, row)
     return token_ids, ~torch.isfinite(best)
 
 
@@ -153,8 +158,39 @@ def _draw_rows(draw: _Draw, rows: list[int]) -> None:
     draw.best[index], draw.token_ids[index] = scores.max(dim=-1)
 
 
+def _draw_rows_cpu(draw: _Draw, rows: list[int]) -> None:
+    """Several rows, only the tokens that can win: the same choice as `_draw_rows`, with less noise to make."""
+    index = torch.tensor(rows)
+    logits = (draw.logits if len(rows) == len(draw.logits) else draw.logits[index]).float()  # [r, V]
+    slots = draw.slots[index]
+    heat = draw.temperature[slots]
+    keys = row_keys(draw.seeds[slots], draw.positions[index])
+    top, top_id = logits.max(dim=-1)
+    # A token must be so close to the best one that even the largest noise could carry it past the best one's score.
+    reach = gumbel_from_bits(noise_bits(keys, top_id.to(torch.int32))) - MAX_GUMBEL - 1e-3
+    low = torch.where(heat > 0, top + reach * heat - 1e-5 * top.abs(), top)
+    if draw.cutoff is not None:
+        low = torch.where(heat > 0, torch.maximum(low, draw.cutoff[index]), low)
+    inverse, noisy = inverse_temperature(heat), heat > 0
+    near = logits >= low[:, None]  # [r, V]
+    row, ids = near.nonzero().unbind(1)  # [C] each, rising
+    scores = logits[row, ids].mul_(inverse[row])
+    words = ids.to(torch.int32)
+    for at in range(0, len(ids), _CPU_CHUNK):
+        here = slice(at, at + _CPU_CHUNK)
+        r = row[here]
+        noise = gumbel_from_bits(noise_bits((keys[0][r], keys[1][r]), words[here]))
+        scores[here] += torch.where(noisy[r], noise, 0.0)
+    best = torch.full_like(top, float("-inf")).scatter_reduce_(0, row, scores, "amax")
+    broken = ~torch.isfinite(top)
+    draw.best[index] = torch.where(broken, top, best)
+    winners = ids.masked_fill_(scores != best[row], logits.shape[1])  # the lowest id of equal scores wins
+    first = torch.full_like(top_id, logits.shape[1]).scatter_reduce_(0, row, winners, "amin")
+    draw.token_ids[index] = torch.where(broken | (first == logits.shape[1]), top_id, first)
+
+
 def _draw_row_cpu(draw: _Draw, r: int) -> None:
-    """One row, only the tokens that can win: the same choice as `_draw_rows`, with less noise to make."""
+    """The same for one row, with fewer passes when many tokens can win."""
     row, slot = draw.logits[r].float(), draw.slots[r]
     heat = float(draw.temperature[slot])
     top, top_id = row.max(dim=-1)
@@ -163,7 +199,6 @@ def _draw_row_cpu(draw: _Draw, r: int) -> None:
         return
     inverse = inverse_temperature(draw.temperature[slot])
     keys = row_keys(draw.seeds[slot], draw.positions[r])
-    # A token must be so close to the best one that even the largest noise could carry it past the best one's score.
     reach = float(gumbel_from_bits(noise_bits(keys, top_id.to(torch.int32)))) - MAX_GUMBEL - 1e-3
     low = float(top) + reach * heat - 1e-5 * abs(float(top))
     if draw.cutoff is not None:

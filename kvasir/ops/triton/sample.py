@@ -8,8 +8,6 @@ The noise words equal the reference's bit by bit; scores may differ in the last 
 multiply-add), so a token may differ from the reference's only where the two best scores are that close.
 """
 
-# ruff: noqa: ANN001, ANN202 - kernels have no Python types
-
 import torch
 import triton
 import triton.language as tl
