@@ -11,11 +11,15 @@ def read_position(entry: TokenLogprobs, wanted: int, tokenizer: Tokenizer | None
         wanted: how many of the best (-1: all that were sent). The chosen token comes on top of them.
     """
     ids = entry.token_ids if wanted < 0 else entry.token_ids[: wanted + 1]
+    texts = {} if tokenizer is None else tokenizer.pieces.texts
     found: dict[int, Logprob] = {}
     rank = entry.rank  # the first is the chosen token; those behind it are the best, in order
     for place, (token_id, logprob) in enumerate(zip(ids, entry.logprobs, strict=False), start=1):
         if token_id not in found:  # the chosen token is often one of the best as well
-            found[token_id] = Logprob(logprob, rank, None if tokenizer is None else token_text(tokenizer, token_id))
+            text = texts.get(token_id)
+            if text is None and tokenizer is not None:
+                text = token_text(tokenizer, token_id)
+            found[token_id] = Logprob(logprob, rank, text)
         rank = place
     return found
 

@@ -120,7 +120,7 @@ class _Answer:
         self.text = AnswerText(tokenizer, request) if tokenizer is not None and params.detokenize else None
         self.token_ids: list[int] = []
         self.wants = params.logprobs
-        self.logprobs: list[dict[int, Logprob]] | None = None if params.logprobs is None else []
+        self.logprobs: list[dict[int, Logprob]] | None = None if params.logprobs is None else []  # DELTA: not sent yet
         self.cumulative: float | None = None if params.logprobs is None else 0.0
         self.prompt_logprobs: list[dict[int, Logprob] | None] | None = None
         self.sent = 0  # tokens that earlier DELTA outputs held
@@ -175,7 +175,8 @@ class _Answer:
         if request.params.output_kind == _DELTA:
             sent, self.sent = self.sent, len(self.token_ids)
             ids = self.token_ids[sent:]
-            logprobs = None if self.logprobs is None else self.logprobs[sent:]
+            logprobs = self.logprobs
+            self.logprobs = None if logprobs is None else []  # they are big, and nobody needs them again
             self.prompt_logprobs = None
             if self.text is not None:
                 self.text.text = ""
