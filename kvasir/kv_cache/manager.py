@@ -117,6 +117,10 @@ class KVCacheManager:
         """The request ended or was preempted. Its named blocks stay findable until they are reused."""
         self.pool.release(self._tables.pop(request_id).blocks)
 
+    def holds(self, request_id: str) -> bool:
+        """Whether the request is placed."""
+        return request_id in self._tables
+
     def capacity(self, request_id: str) -> int:
         """Tokens the request's blocks hold."""
         return len(self._tables[request_id].blocks) * self.block_size

@@ -5,6 +5,7 @@ the prefix cache's eviction order. Blocks without a hash go to its front: nobody
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from kvasir.errors import EngineError
@@ -28,7 +29,7 @@ class BlockPool:
         self._on_event = on_event
         self._ends = Block(-1)  # sentinel: .next is the first to be reused, .prev the last
         chain = [self._ends, *self.blocks, self._ends]
-        for left, right in zip(chain, chain[1:], strict=False):
+        for left, right in pairwise(chain):
             left.next, right.prev = right, left
 
     @property
@@ -141,7 +142,9 @@ class BlockPool:
 
     def audit(self, refs: dict[int, int]) -> list[str]:
         """What is wrong, as sentences; `refs` is how often each block id occurs in tables."""
-        wrong, free, block = [], set(), self._ends.next
+        wrong: list[str] = []
+        free: set[int] = set()
+        block = self._ends.next
         while block is not self._ends and len(free) <= len(self.blocks):
             if block.next.prev is not block:
                 wrong.append(f"{block} has a broken link to its next in the free list")

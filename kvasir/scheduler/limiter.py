@@ -5,7 +5,7 @@ PREEMPT. If all agree, each is told with `take` in the same order.
 """
 
 import heapq
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from kvasir.kv_cache import KVCacheManager
 from kvasir.messages import ModelRunnerOutput, SchedulerOutput
@@ -28,7 +28,7 @@ class Limiter(Protocol):
             does, each such row goes the slow way.
     """
 
-    asks_decode: ClassVar[bool]
+    asks_decode: bool
 
     def begin(self) -> None:
         """A step is about to be planned."""
@@ -148,19 +148,20 @@ class KVBlocks:
         return n if self.kv.can_place(req.chain.hashes, req.num_hits, req.num_expected, spare) else STOP
 
     def take(self, req: Request, n: int) -> None:
-        if req.fast_until:  # placed already
+        if self.kv.holds(req.request_id):
             self.granted = self.kv.grow(req.request_id, req.num_computed + n)
         else:
             self.granted = self.kv.place(req.request_id, req.chain.hashes, req.num_hits, req.num_expected)
             self._num_placed += 1
-        req.fast_until = min(self.kv.capacity(req.request_id), req.max_total - 1)
+        if n == req.todo:  # decodes from here on
+            req.fast_until = min(self.kv.capacity(req.request_id), req.max_total - 1)
 
     def add_one(self, req: Request) -> bool:
-        """The short way for a decoding row whose blocks are full: one more, if one is free."""
-        if not self.kv.num_free_blocks:
+        """The short way for a row that computes one token: one more block if its own are full and one is free."""
+        if not self.kv.can_grow(req.request_id, req.num_computed + 1):
             return False
         self.granted = self.kv.grow(req.request_id, req.num_computed + 1)
-        req.fast_until = min(req.num_computed + self.kv.block_size, req.max_total - 1)
+        req.fast_until = min(self.kv.capacity(req.request_id), req.max_total - 1)
         return True
 
     def release(self, req: Request) -> None:

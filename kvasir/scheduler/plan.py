@@ -21,7 +21,7 @@ class StepPlan:
         return self.columns.step_id
 
     def add_decodes(self, rows: list[Request], num_computed: list[int], grown: list[tuple[int, int]]) -> None:
-        """Rows that compute one token and sample the next; `grown` is (index in `rows`, block id) of those given one."""
+        """Rows that compute one token and sample the next; `grown`: (index in `rows`, block it got)."""
         count, out = len(rows), self.columns
         new_blocks = [0] * count
         for index, block_id in grown:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from kvasir.errors import ConfigError, EngineError
 from kvasir.scheduler.request import Request
@@ -21,7 +21,7 @@ class QueuePolicy(Protocol):
         charges: whether `charge` does anything; the scheduler calls it for every row of every step if so.
     """
 
-    charges: ClassVar[bool]
+    charges: bool
 
     def push(self, req: Request) -> None: ...
 

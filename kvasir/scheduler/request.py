@@ -36,7 +36,8 @@ class Request:
         tokens: prompt, then output.
         max_total: length at which it ends, whatever it says.
         kv_bound: whether `max_total` is the KV cache's size rather than what the caller asked for.
-        fast_until: a decoding row with `num_computed` below this holds its next block already and may sample on.
+        fast_until: with `num_computed` below this it decodes, holds its next token's block and may sample another
+            token, so that nothing is to be decided; 0 while it has more than one token to do.
         order_key: set by the queue policy; smaller runs earlier, the largest is preempted first.
         prompt_logprobs: gathered so far, None if not asked for or sent already.
     """

@@ -71,7 +71,7 @@ class Scheduler:
         self._decodes_ask = any(limiter.asks_decode for limiter in self._limiters)
         self._in_flight: dict[int, StepInFlight] = {}
         self._next_step_id = 0
-        self._failures: dict[Request, int] = {}  # failed steps in a row
+        self._failures: dict[Request, int] = {}  # times it started over since its last result
         self._reader = ResultReader(self._finish)
         self._stats = SchedulerStats()  # sums since the last report
 
@@ -158,25 +158,24 @@ class Scheduler:
         """
         if self._decodes_ask:
             return start
-        running, placed, num_computed, grown = self.running, [], [], []
-        end = min(len(running), start + self._budget.left)
-        for index in range(start, end):
+        running = self.running
+        num_computed: list[int] = []
+        grown: list[tuple[int, int]] = []
+        for index in range(start, min(len(running), start + self._budget.left)):
             req = running[index]
             computed = req.num_computed
-            if req.todo != 1:
-                break
             if computed >= req.fast_until:
-                if computed + 1 >= req.max_total or not self._blocks.add_one(req):
+                if req.todo != 1 or computed + 1 >= req.max_total or not self._blocks.add_one(req):
                     break
-                grown.append((len(placed), self._blocks.granted[0]))
+                grown += [(len(num_computed), block_id) for block_id in self._blocks.granted]
                 self._publish(req, min(computed, len(req.tokens)), plan.step_id)
-            placed.append(req)
             num_computed.append(computed)
             req.num_computed = computed + 1
-        if placed:
-            self._budget.left -= len(placed)
-            plan.add_decodes(placed, num_computed, grown)
-        return start + len(placed)
+        end = start + len(num_computed)
+        if num_computed:
+            self._budget.left -= len(num_computed)
+            plan.add_decodes(running[start:end], num_computed, grown)
+        return end
 
     def _place_running(self, plan: StepPlan, req: Request) -> int:
         if req.num_expected >= req.max_total:  # its last token is in flight
@@ -302,8 +301,8 @@ class Scheduler:
         """The step's work did not happen: its requests, and those that read blocks it was to fill, start over.
 
         They lose their slots, recompute what they had, and sample the same tokens again. Later steps in flight
-        may still be updated from or failed; their rows of these requests are ignored. A request that was in
-        `max_step_failures` failed steps in a row ends with an error that carries `message`.
+        may still be updated from or failed; their rows of these requests are ignored. A request that had to start
+        over `max_step_failures` times with no result in between ends with an error that carries `message`.
         """
         flight = self._land(step)
         outputs = Outputs(self.epoch, step.step_id, self._clock())
@@ -312,8 +311,6 @@ class Scheduler:
         for limiter in self._limiters:
             limiter.update(step, None)
         hurt = {req: None for req in flight.rows if req.state is not _FINISHED}
-        for req in hurt:
-            self._failures[req] = self._failures.get(req, 0) + 1
         hurt |= {self._requests[i]: None for i in self.kv.withdraw_from(step.step_id)}
         # The worker may have missed which slots and blocks belong to whom, and later steps run on what it believes:
         # they may write anywhere. Then nothing in the cache can be trusted, and everybody starts over.
@@ -331,9 +328,9 @@ class Scheduler:
         return outputs.by_client
 
     def _start_over(self, req: Request, step_id: int, message: str, outputs: Outputs) -> None:
-        bound = self.settings.max_step_failures
-        if self._failures.get(req, 0) >= bound:
-            text = f"step {step_id} failed, {bound} in a row for request {req.request_id}: {message}"
+        count = self._failures[req] = self._failures.get(req, 0) + 1
+        if count >= self.settings.max_step_failures:
+            text = f"step {step_id} failed, the {count}. failure in a row for request {req.request_id}: {message}"
             self._reader.end(req, outputs, FinishReason.ERROR, error=text)
             return
         if req.state is RequestState.RUNNING:

@@ -18,7 +18,7 @@ class SchedulerSettings:
         long_prefill_token_threshold: most prompt tokens of one request in one step; 0 = no such limit.
         overlap: the caller schedules a step before the result of the one before it has come. The scheduler
             works the same either way; it is here so that one record says how the core runs.
-        max_step_failures: a request that was in so many failed steps, and no other step between, is given up.
+        max_step_failures: a request that so many failed steps made start over, with no result in between, is given up.
 
     Raises:
         ConfigError: a value cannot work.

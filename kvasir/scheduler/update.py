@@ -49,32 +49,38 @@ class ResultReader:
     def read(self, rows: list[Request], step: SchedulerOutput, result: ModelRunnerOutput, outputs: Outputs) -> None:
         """`rows` are those of `step`; a row whose request has ended since, or was thrown out, is ignored."""
         special = {*result.errors, *result.logprobs, *result.prompt_logprobs}
-        running, token_ids, at = RequestState.RUNNING, result.token_ids, 0
-        client, ids, first_index, num_new, tokens_out = None, None, None, None, None
-        for row, (req, count) in enumerate(zip(rows, result.num_sampled, strict=True)):
-            if count == 1 and req.state is running and not (special and row in special):
+        running, token_ids = RequestState.RUNNING, result.token_ids
+        indices: list[int] = []  # of the plain rows since `start`
+        at = start = client = 0
+        for row, count in enumerate(result.num_sampled):
+            req = rows[row]
+            if count == 1 and req.state is running and (req.client_index == client or not indices):
                 # The long straight: one more token of a running request, most rows of most steps.
+                client = req.client_index
                 token = token_ids[at]
-                at += 1
                 tokens = req.tokens
-                tokens.append(token)
-                length = len(tokens)
-                index = length - req.num_prompt - 1
-                if index and length < req.max_total and token not in req.stop_ids:
-                    if client != req.client_index:
-                        client = req.client_index
-                        out = outputs.of(client)
-                        ids, first_index = out.request_ids.append, out.first_index.append
-                        num_new, tokens_out = out.num_new.append, out.token_ids.append
-                    ids(req.request_id)
-                    first_index(index)
-                    num_new(1)
-                    tokens_out(token)
+                index = len(tokens) - req.num_prompt
+                if index and len(tokens) + 1 < req.max_total and token not in req.stop_ids and row not in special:
+                    tokens.append(token)
+                    indices.append(index)
+                    at += 1
                     continue
-                tokens.pop()
-                at -= 1
+            self._flush(rows[start:row], indices, token_ids[at - len(indices) : at], outputs)
+            indices, start = [], row + 1
             self._read_row(req, row, token_ids[at : at + count], step, result, outputs)
             at += count
+        self._flush(rows[start:], indices, token_ids[at - len(indices) : at], outputs)
+
+    @staticmethod
+    def _flush(rows: list[Request], indices: list[int], token_ids: list[int], outputs: Outputs) -> None:
+        """Plain rows of one client, with a token each."""
+        if not rows:
+            return
+        out = outputs.of(rows[0].client_index)
+        out.request_ids += [req.request_id for req in rows]
+        out.first_index += indices
+        out.num_new += [1] * len(rows)
+        out.token_ids += token_ids
 
     def _read_row(
         self,
@@ -98,9 +104,7 @@ class ResultReader:
         if sampled:
             self._append(req, sampled, result.logprobs.get(row), outputs)
 
-    def _append(
-        self, req: Request, sampled: list[int], logprobs: list[TokenLogprobs] | None, outputs: Outputs
-    ) -> None:
+    def _append(self, req: Request, sampled: list[int], logprobs: list[TokenLogprobs] | None, outputs: Outputs) -> None:
         accepted, reason = 0, None
         for token in sampled:
             req.tokens.append(token)

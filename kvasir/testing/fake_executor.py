@@ -103,6 +103,7 @@ class FakeExecutor:
         self._cells: list[list[tuple[int, int] | None]] = [[None] * self.block_size for _ in range(self.num_blocks)]
         self._slots: dict[int, _Slot] = {}
         self._suspect: set[int] = set()  # slots a failed step was about: their state may be anything
+        self._retold: set[int] = set()  # slots that may be freed without being in use: a failed step was about them
         self._last_step = -1
         self._blind_until = -1  # last step that may have been planned in ignorance of a failure
         self._results: dict[int, Future[ModelRunnerOutput]] = {}
@@ -181,7 +182,7 @@ class FakeExecutor:
         """State in the order the message promises: freed slots, new requests, new blocks."""
         seen: set[int] = set()
         for slot in step.freed_slots:
-            known = slot in self._slots or slot in self._suspect
+            known = slot in self._slots or slot in self._retold
             self._require(known and slot not in seen, f"slot {slot} is freed and was not in use")
             seen.add(slot)
             self._slots.pop(slot, None)
@@ -279,6 +280,7 @@ class FakeExecutor:
         elif state.request_id in self.row_errors:
             result.errors[row] = self.row_errors.pop(state.request_id)
             result.num_sampled.append(0)
+            self._suspect.add(slot)  # the core may have planned its next row already
         else:
             token = _sample(self._cell(state, state.num_computed - 1)[1], state.seed, self.vocab_size)
             state.tokens.append(token)
@@ -309,7 +311,9 @@ class FakeExecutor:
 
     def _distrust(self, step: SchedulerOutput) -> None:
         self._blind_until = step.step_id + self.steps_ahead
-        self._suspect |= {*step.slots, *step.freed_slots, *(new.slot for new in step.new_requests)}
+        about = {*step.slots, *step.freed_slots, *(new.slot for new in step.new_requests)}
+        self._suspect |= about
+        self._retold |= about
 
     @staticmethod
     def _require(condition: bool, what: str) -> None:

@@ -137,7 +137,7 @@ class Driver:
     def abort(self, *names: str) -> None:
         self.scheduler.abort_requests(names)
         for name in names:
-            if self.answers[name].reason is None:
+            if name in self.answers and self.answers[name].reason is None:
                 self.answers[name].reason = FinishReason.ABORT
         self.audit()
 
