@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Self
 
-from kvasir.engine.input import InputProcessor
+from kvasir.engine.input import InputProcessor, prompt_text
 
 from kvasir.config import EngineArgs, KvasirConfig
 from kvasir.engine.client import ProcessClient
@@ -97,7 +97,7 @@ class AsyncLLM:
         await self._ensure_reading()
         self._check_room(sampling_params.n)
         request = self._input.process(request_id, prompt, sampling_params, priority=priority, cache_salt=cache_salt)
-        text = prompt if isinstance(prompt, str) else prompt.get("prompt") if isinstance(prompt, dict) else None
+        text = prompt_text(prompt)
         queue = RequestOutputCollector(sampling_params.output_kind)
         children = fan_out(request)
         for child in children:

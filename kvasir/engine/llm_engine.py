@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from kvasir.engine.input import InputProcessor
+from kvasir.engine.input import InputProcessor, prompt_text
 
 from kvasir.config import EngineArgs, KvasirConfig
 from kvasir.engine.client import InProcessClient
@@ -58,7 +58,7 @@ class LLMEngine:
         request = self._input.process(
             request_id, prompt, params, priority=priority, cache_salt=cache_salt, arrival_time=arrival_time
         )
-        text = prompt if isinstance(prompt, str) else prompt.get("prompt") if isinstance(prompt, dict) else None
+        text = prompt_text(prompt)
         for child in fan_out(request):
             self.client.add_request(child.request)
             self._output.add_request(child.request, text, child.params, child.parent, child.index)

@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from kvasir.config import EngineArgs
+from kvasir.engine.input import default_sampling_params
 from kvasir.engine.llm_engine import LLMEngine
 from kvasir.errors import UserError
 from kvasir.messages import Prompt, RequestOutput, RequestOutputKind, SamplingParams
@@ -112,7 +113,7 @@ class LLM:
         if isinstance(params, SamplingParams):
             return [params] * len(prompts)
         if len(params) != len(prompts):
-            raise UserError(f"{len(params)} SamplingParams were given for {len(prompts)} prompts; give one, or one each.")
+            raise UserError(f"{len(params)} SamplingParams were given for {len(prompts)} prompts; give one, or one each")
         return list(params)
 
     def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:
@@ -142,7 +143,7 @@ class LLM:
 
     def get_default_sampling_params(self) -> SamplingParams:
         """The model's generation_config.json over our defaults."""
-        return SamplingParams(**self.llm_engine.default_sampling_params)
+        return default_sampling_params(self.llm_engine.default_sampling_params)
 
     def reset_prefix_cache(self) -> bool:
         """Forgets all cached prefixes; False while requests still hold blocks."""

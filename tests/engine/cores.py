@@ -1,0 +1,76 @@
+"""Engine cores over the fake executor, in this process or (`python -m tests.engine.cores FD`) in their own."""
+
+import json
+import sys
+import time
+from typing import Any
+
+from kvasir.engine.core import EngineCore
+from kvasir.engine.process import run_core
+from kvasir.kv_cache import KVCacheManager, KVSpec
+from kvasir.messages import EngineCoreOutput, EngineCoreRequest, Finished, SamplingParams
+from kvasir.scheduler import Scheduler, SchedulerSettings
+from kvasir.testing.fake_executor import FakeExecutor
+
+VOCAB = 261  # the byte tokenizer's
+
+
+def fake_core(
+    *,
+    overlap: bool = True,
+    num_blocks: int = 64,
+    max_num_seqs: int = 8,
+    max_queued_requests: int = 1000,
+    max_num_batched_tokens: int = 64,
+    delay_s: float = 0.0,
+    epoch: int = 0,
+    **executor: Any,
+) -> EngineCore:
+    fake = FakeExecutor(
+        num_blocks, 4, max_num_seqs, 512, VOCAB, delays={i: delay_s for i in range(10_000)} if delay_s else {}, **executor
+    )
+    settings = SchedulerSettings(
+        max_num_seqs, max_num_batched_tokens, 512, max_queued_requests=max_queued_requests, overlap=overlap
+    )
+    return EngineCore(
+        fake,
+        lambda ready: Scheduler(settings, KVCacheManager(KVSpec(ready.num_blocks, ready.block_size)), epoch=epoch),
+        overlap=overlap,
+        epoch=epoch,
+    )
+
+
+def request(request_id: str, prompt: list[int], max_tokens: int = 8, seed: int = 1, **more: Any) -> EngineCoreRequest:
+    return EngineCoreRequest(request_id, prompt, SamplingParams(max_tokens=max_tokens), seed, time.time(), **more)
+
+
+class Heard:
+    """Collects what a core says, request by request."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, list[int]] = {}
+        self.finished: dict[str, Finished] = {}
+
+    def take(self, said: EngineCoreOutput) -> None:
+        at = 0
+        for row, (request_id, first, count) in enumerate(
+            zip(said.request_ids, said.first_index, said.num_new, strict=True)
+        ):
+            tokens = self.tokens.setdefault(request_id, [])
+            assert first == len(tokens), "a token is missing or came twice"
+            tokens += said.token_ids[at : at + count]
+            at += count
+            self.finished.update({request_id: f for f in said.finished if f.row == row})
+
+    def run(self, core: EngineCore, max_steps: int = 5000) -> "Heard":
+        for _ in range(max_steps):
+            if not core.has_work:
+                core.scheduler.check_integrity()
+                return self
+            for said in core.step().values():
+                self.take(said)
+        raise AssertionError(f"still at work after {max_steps} steps")
+
+
+if __name__ == "__main__":
+    sys.exit(run_core(int(sys.argv[1]), lambda frame: fake_core(**json.loads(frame))))

@@ -1,0 +1,147 @@
+"""AsyncLLM over a core in a real process of its own; the executor is the fake one, so that it starts at once."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kvasir.engine.async_llm import AsyncLLM
+from kvasir.engine.client import ProcessClient
+from kvasir.engine.input import InputProcessor
+from kvasir.errors import ConfigError, EngineDeadError, EngineError, PromptTooLongError, QueueFullError
+from kvasir.messages import RequestOutputKind, SamplingParams
+from kvasir.testing.byte_tokenizer import ByteTokenizer
+from kvasir.testing.fake_executor import expected_tokens
+from tests.engine.cores import VOCAB
+
+
+@contextlib.asynccontextmanager
+async def async_llm(**core: Any) -> AsyncIterator[AsyncLLM]:
+    client = ProcessClient("tests.engine.cores", json.dumps(core).encode())
+    ready = client.wait_ready(30)
+    scheduler = SimpleNamespace(max_num_seqs=8, max_queued_requests=core.get("max_queued_requests", 1000))
+    engine = AsyncLLM(
+        SimpleNamespace(scheduler=scheduler),
+        client,
+        ready,
+        InputProcessor(None, max_model_len=ready.max_model_len, vocab_size=VOCAB, eos_token_ids=()),
+        None,
+    )
+    try:
+        yield engine
+    finally:
+        engine.shutdown()
+        assert client.process.poll() is not None
+
+
+def params(max_tokens: int = 20, **more: Any) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=max_tokens, seed=9, output_kind=RequestOutputKind.DELTA, detokenize=False, **more
+    )
+
+
+async def tokens_of(engine: AsyncLLM, prompt: list[int], **more: Any) -> list[int]:
+    found: list[int] = []
+    async for output in engine.generate(prompt, params(**more)):
+        found += output.outputs[0].token_ids
+    return found
+
+
+async def test_many_streams_at_once_are_each_exact() -> None:
+    prompts = [[i, i + 1, i + 2] * (1 + i % 5) for i in range(60)]
+    async with async_llm(num_blocks=60) as engine:
+        found = await asyncio.gather(*(tokens_of(engine, p) for p in prompts))
+        assert found == [expected_tokens(p, 9, 20, VOCAB) for p in prompts]
+        assert engine.num_unfinished == 0
+        assert await engine.call("check_integrity") is None
+
+
+async def test_leaving_a_stream_frees_its_blocks() -> None:
+    async with async_llm(delay_s=0.01) as engine:
+        stream = engine.generate([1, 2, 3], params(400))
+        await anext(stream)
+        await stream.aclose()
+        while (await engine.call("stats") or [0])[0]:  # num_running comes first
+            await asyncio.sleep(0.01)
+        assert engine.num_unfinished == 0
+        assert await tokens_of(engine, [5, 6]) == expected_tokens([5, 6], 9, 20, VOCAB)
+
+
+async def test_abort_ends_the_stream_with_that_reason() -> None:
+    async with async_llm(delay_s=0.01) as engine:
+        outputs = []
+        async for output in engine.generate([1, 2, 3], params(400), "mine"):
+            outputs.append(output)
+            if len(outputs) == 2:
+                await engine.abort("mine")
+        assert outputs[-1].finished
+        assert outputs[-1].outputs[0].finish_reason == "abort"
+
+
+async def test_a_dead_core_is_told_to_every_stream_at_once() -> None:
+    async with async_llm(delay_s=0.02) as engine:
+        streams = [asyncio.create_task(tokens_of(engine, [i, 2, 3], max_tokens=400)) for i in range(20)]
+        await asyncio.sleep(0.3)
+        engine.client.process.kill()
+        results = await asyncio.wait_for(asyncio.gather(*streams, return_exceptions=True), 10)
+        assert all(isinstance(r, EngineDeadError) for r in results)
+        assert not engine.is_alive
+        with pytest.raises(EngineDeadError, match="engine core"):
+            await tokens_of(engine, [1])
+        with pytest.raises(EngineDeadError):
+            await engine.check_health()
+
+
+async def test_refusals_come_before_anything_is_queued() -> None:
+    async with async_llm(delay_s=0.01, max_queued_requests=4) as engine:
+        with pytest.raises(PromptTooLongError, match=r"600.*512"):
+            await tokens_of(engine, [1] * 600)
+        busy = [asyncio.create_task(tokens_of(engine, [i], max_tokens=300)) for i in range(12)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(QueueFullError, match="12 requests are running or waiting"):
+            await tokens_of(engine, [1])
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        assert await tokens_of(engine, [1, 2]) == expected_tokens([1, 2], 9, 20, VOCAB)
+
+
+async def test_control_errors_are_the_callers() -> None:
+    async with async_llm() as engine:
+        with pytest.raises(EngineError, match="unknown control call 'dance'"):
+            await engine.call("dance")
+        assert await engine.reset_prefix_cache()
+
+
+def test_a_core_that_refuses_its_configuration_says_why() -> None:
+    client = ProcessClient("tests.engine.cores", json.dumps({"num_blocks": 0}).encode())
+    with pytest.raises(ConfigError, match="0 blocks"):
+        client.wait_ready(30)
+    client.close()
+
+
+def test_tokens_with_text() -> None:
+    async def run() -> str:
+        client = ProcessClient("tests.engine.cores", b"{}")
+        ready = client.wait_ready(30)
+        tokenizer = ByteTokenizer()
+        engine = AsyncLLM(
+            SimpleNamespace(scheduler=SimpleNamespace(max_num_seqs=8, max_queued_requests=8)),
+            client,
+            ready,
+            InputProcessor(tokenizer, max_model_len=512, vocab_size=VOCAB, eos_token_ids=(257,)),
+            tokenizer,
+        )
+        text = ""
+        more = SamplingParams(max_tokens=30, seed=9, output_kind=RequestOutputKind.DELTA)
+        async for output in engine.generate("hello", more):
+            text += output.outputs[0].text
+        engine.shutdown()
+        return text
+
+    ids = expected_tokens(list(b"hello"), 9, 30, VOCAB)
+    assert asyncio.run(run()) == ByteTokenizer().decode(ids[: ids.index(257)] if 257 in ids else ids)
