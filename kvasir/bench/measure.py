@@ -1,6 +1,7 @@
 """One streamed answer -> its times. Done after the run, so that it costs the measurement nothing."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -54,7 +55,7 @@ def measure(reply: Reply) -> Measured:
     first = times[0] if times else reply.ended  # an answer of special tokens only has no text
     last = times[-1] if times else reply.ended
     result.ttft = first - reply.started
-    result.itls = [b - a for a, b in zip(times, times[1:], strict=False)]
+    result.itls = [b - a for a, b in pairwise(times)]
     if not result.output_tokens:
         result.output_tokens = len(times)  # a server without usage: its chunks are the best guess
     if result.output_tokens > 1:

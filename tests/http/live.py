@@ -1,7 +1,6 @@
 """A real uvicorn on a free port, in a thread, over a FakeEngine."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from kvasir.entrypoints.http.app import build_app
+from kvasir.entrypoints.http.server import bind
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.observability import Metrics
 from tests.http.fake_engine import FakeEngine
@@ -33,8 +33,7 @@ class LiveServer:
 def serving(engine: FakeEngine, settings: ServerSettings | None = None) -> Iterator[LiveServer]:
     metrics = Metrics(engine.served_model_name[0])
     app = build_app(engine, settings, metrics)  # type: ignore[arg-type]
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
+    sock = bind("127.0.0.1", 0, None)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", loop="asyncio", lifespan="off"))
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve(sockets=[sock])), daemon=True)
@@ -47,4 +46,5 @@ def serving(engine: FakeEngine, settings: ServerSettings | None = None) -> Itera
         server.should_exit = True
         server.force_exit = True
         thread.join(5)
+        loop.close()
         sock.close()

@@ -1,4 +1,4 @@
-"""`kvasir env`: what a bug report needs. Every line is found on its own, so that a broken part does not hide the rest."""
+"""`kvasir env`: what a bug report needs. Each line is found on its own: a broken part does not hide the rest."""
 
 import argparse
 import os

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _ABORT_GRACE_S = 2.0
+_BACKLOG = 2048
 _ALIVE_CHECK_S = 1.0
 
 
@@ -45,7 +46,12 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     except BaseException:
         close(sock)
         raise
-    settings = settings_of(server_args, engine)
+    try:
+        settings = settings_of(server_args, engine)
+        listen(sock)
+    except BaseException:
+        engine.shutdown()
+        raise
     import uvloop
 
     gc.collect()
@@ -77,20 +83,50 @@ def bind(host: str, port: int, uds: str | None) -> socket.socket:
     """
     try:
         if uds:
-            with contextlib.suppress(FileNotFoundError):
-                if stat.S_ISSOCK(os.stat(uds).st_mode):  # left over from a run that was killed
-                    os.unlink(uds)
-            sock = socket.socket(socket.AF_UNIX)
-            sock.bind(uds)
-            return sock
+            return _bind_unix(uds)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family)
+        # With its protocol named, event loops turn Nagle's algorithm off: small chunks must not wait for an ACK.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
+        try:
+            sock.bind((host, port))
+        except OSError:
+            sock.close()
+            raise
         return sock
     except OSError as e:
         place = uds or f"{host}:{port}"
         raise ConfigError(f"cannot listen on {place}: {e.strerror}. Choose another --port, --host or --uds.") from None
+
+
+def _bind_unix(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode) and not _somebody_listens(path):
+            os.unlink(path)  # left over from a run that was killed
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.bind(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
+
+
+def listen(sock: socket.socket) -> None:
+    """Another server may have bound the same address while both loaded; the second to listen learns of it here.
+
+    The event loop would start listening as well, but uvloop does not report a failure.
+    """
+    try:
+        sock.listen(_BACKLOG)
+    except OSError as e:
+        raise ConfigError(f"cannot listen on {address(sock)}: {e.strerror}. Choose another --port.") from None
 
 
 def close(sock: socket.socket) -> None:
@@ -221,6 +257,6 @@ def _uvicorn_config(app: Starlette, args: "ServerArgs") -> uvicorn.Config:
         root_path=args.root_path,
         timeout_keep_alive=65,  # above the idle time of common balancers, which would else meet a closed connection
         timeout_graceful_shutdown=int(_ABORT_GRACE_S),
-        backlog=2048,
+        backlog=_BACKLOG,
         server_header=False,
     )
