@@ -76,9 +76,9 @@ class UniProcExecutor:
         return self._sample(step_id)
 
     def _sample(self, step_id: int) -> StepHandle:
-        error = self._failed.pop(step_id, None)
-        if error is not None:
-            return _Raised(error)
+        earlier = self._failed.pop(step_id, None)
+        if earlier is not None:
+            return _Raised(earlier)
         try:
             return self._require().sample_tokens(step_id)
         except Exception as error:

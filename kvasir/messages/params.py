@@ -125,14 +125,15 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
             _whole("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, 2**31 - 1)
 
     def _check_lists(self) -> None:
-        if len(self.stop) > MAX_STOP_STRINGS:
-            raise UserError(f"stop may hold {MAX_STOP_STRINGS} strings, got {len(self.stop)}.", param="stop")
-        for s in self.stop:
+        stop = self.stop or []
+        if len(stop) > MAX_STOP_STRINGS:
+            raise UserError(f"stop may hold {MAX_STOP_STRINGS} strings, got {len(stop)}.", param="stop")
+        for s in stop:
             if not isinstance(s, str) or not s:
                 raise UserError(f"stop must hold non-empty strings, got {s!r}.", param="stop")
             if len(s) > MAX_STOP_CHARS:
                 raise UserError(f"a stop string may have {MAX_STOP_CHARS} characters, got {len(s)}.", param="stop")
-        if self.stop and not self.detokenize:
+        if stop and not self.detokenize:
             raise UserError("stop strings need detokenize=True: they are found in the text.", param="stop")
         _ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
         if self.logit_bias is not None:

@@ -25,7 +25,7 @@ _KINDS: tuple[type, ...] = (
 )
 _KIND_OF = {cls: i for i, cls in enumerate(_KINDS)}
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODERS = tuple(msgspec.msgpack.Decoder(cls) for cls in _KINDS)
+_DECODERS: tuple[msgspec.msgpack.Decoder[Any], ...] = tuple(msgspec.msgpack.Decoder(cls) for cls in _KINDS)
 
 
 def encode(message: Any) -> bytes:

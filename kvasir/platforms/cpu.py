@@ -43,7 +43,7 @@ def cpu_cores(cgroup: Path = _CGROUP) -> int:
 
 def host_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -> tuple[int, int]:
     """(free, total) bytes of the host, cut by the container's limit."""
-    kib = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(meminfo), re.MULTILINE))
+    kib: dict[str, str] = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(meminfo), re.MULTILINE))
     total = int(kib.get("MemTotal", 0)) * 1024
     free = int(kib.get("MemAvailable", kib.get("MemFree", 0))) * 1024
     for limit_file, used_file in (

@@ -6,8 +6,12 @@ from kvasir.errors import ConfigError
 
 
 class Platform(Protocol):
-    name: str  # for people: "NVIDIA H200", "AMD EPYC ..."
     device_type: str  # "cpu" or "cuda", as torch says it
+
+    @property
+    def name(self) -> str:
+        """For people: "NVIDIA H200", "AMD EPYC ..."."""
+        ...
 
     @property
     def capability(self) -> tuple[int, int]:
