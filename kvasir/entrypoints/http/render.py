@@ -212,9 +212,9 @@ def _completion_logprobs(delta: Delta) -> CompletionLogprobs | None:
         body.token_logprobs.append(info.logprob)
         body.tokens.append(info.token)
         # The first token of an echoed prompt has no logprobs; every other entry names at least the token itself.
-        top = None
+        top: dict[str, float | None] | None = None
         if info.logprob is not None:
-            top = {info.token: info.logprob} | {t.token: t.logprob for t in info.top if t.logprob is not None}
+            top = {info.token: info.logprob} | {t.token: t.logprob for t in info.top}
         body.top_logprobs.append(top)
         offset += len(info.token)
     return body
