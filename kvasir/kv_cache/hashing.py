@@ -6,13 +6,11 @@ prompts whose blocks share a name, nor learn from timing about prompts under ano
 
 import hashlib
 import os
-from array import array
+import struct
 from collections.abc import Sequence
 
 DIGEST_BYTES = 16
 KEY_BYTES = 32
-
-_TOKEN_TYPE = next(code for code in "IL" if array(code).itemsize == 4)
 
 
 def _root_text(cache_salt: str | None, extra_key: str | None) -> bytes:
@@ -29,6 +27,7 @@ class BlockHasher:
 
     def __init__(self, block_size: int, key: bytes | None = None):
         self.block_size = block_size
+        self.pack = struct.Struct(f"<{block_size}I").pack
         self._key = os.urandom(KEY_BYTES) if key is None else key
         self._keyed = hashlib.blake2b(digest_size=DIGEST_BYTES, key=self._key, person=b"kv-block")
 
@@ -61,10 +60,9 @@ class HashChain:
         start, end = len(self.hashes) * size, len(token_ids) // size * size
         if start >= end:
             return self.hashes
-        packed = array(_TOKEN_TYPE, token_ids[start:end]).tobytes()
-        link, last, stride = self._hasher.link, self._last, size * 4
-        for at in range(0, len(packed), stride):
-            last = link(last, packed[at : at + stride])
+        link, pack, last = self._hasher.link, self._hasher.pack, self._last
+        for at in range(start, end, size):
+            last = link(last, pack(*token_ids[at : at + size]))
             self.hashes.append(last)
         self._last = last
         return self.hashes

@@ -158,10 +158,14 @@ class KVBlocks:
 
     def add_one(self, req: Request) -> bool:
         """The short way for a row that computes one token: one more block if its own are full and one is free."""
-        if not self.kv.can_grow(req.request_id, req.num_computed + 1):
+        kv = self.kv
+        if kv.num_free_blocks:
+            self.granted = kv.grow(req.request_id, req.num_computed + 1)
+        elif kv.can_grow(req.request_id, req.num_computed + 1):
+            self.granted = []
+        else:
             return False
-        self.granted = self.kv.grow(req.request_id, req.num_computed + 1)
-        req.fast_until = min(self.kv.capacity(req.request_id), req.max_total - 1)
+        req.fast_until = min(kv.capacity(req.request_id), req.max_total - 1)
         return True
 
     def release(self, req: Request) -> None:

@@ -20,11 +20,13 @@ class StepPlan:
     def step_id(self) -> int:
         return self.columns.step_id
 
-    def add_decodes(self, rows: list[Request], num_computed: list[int], grown: list[tuple[int, int]]) -> None:
-        """Rows that compute one token and sample the next; `grown`: (index in `rows`, block it got)."""
+    def add_decodes(self, rows: list[Request], num_computed: list[int], grown: list[tuple[Request, int]]) -> None:
+        """Rows that compute one token and sample the next; `grown`: those that got a block, in order."""
         count, out = len(rows), self.columns
         new_blocks = [0] * count
-        for index, block_id in grown:
+        index = 0
+        for req, block_id in grown:
+            index = rows.index(req, index)
             new_blocks[index] = 1
             out.new_block_ids.append(block_id)
         self.rows += rows

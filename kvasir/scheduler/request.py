@@ -39,6 +39,8 @@ class Request:
         fast_until: with `num_computed` below this it decodes, holds its next token's block and may sample another
             token, so that nothing is to be decided; 0 while it has more than one token to do.
         order_key: set by the queue policy; smaller runs earlier, the largest is preempted first.
+        plain_until: with fewer tokens than this it runs, has its first token out, and another does not fill it: one
+            more token that is no stop token is all there is to it. 0 otherwise.
         prompt_logprobs: gathered so far, None if not asked for or sent already.
     """
 
@@ -55,6 +57,7 @@ class Request:
         "num_hits",
         "num_prompt",
         "order_key",
+        "plain_until",
         "prompt_logprobs",
         "request_id",
         "slot",
@@ -86,6 +89,7 @@ class Request:
         self.num_computed = 0
         self.todo = len(self.tokens)
         self.fast_until = 0
+        self.plain_until = 0
         self.num_hits = 0  # blocks found in the prefix cache at the present placement
         self.num_cached = 0  # prompt tokens found there at the first placement
         self.was_placed = False
@@ -113,6 +117,10 @@ class Request:
         if state not in _LEGAL[self.state]:
             raise EngineError(f"request {self.request_id} cannot go from {self.state.value} to {state.value}.")
         self.state = state
+        self.note_plain()
+
+    def note_plain(self) -> None:
+        self.plain_until = self.max_total - 1 if self.state is RequestState.RUNNING and self.num_output else 0
 
     def rewind(self, keep_in_flight: bool) -> None:
         """Nothing of it is in the cache any more. Tokens of steps in flight still come, or never will."""

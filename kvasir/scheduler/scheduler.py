@@ -29,6 +29,8 @@ class _Nobody:
     """Stands in a step's rows for a request whose row is not to be read."""
 
     state = _FINISHED
+    plain_until = 0
+    tokens = ()
 
 
 _NOBODY = cast(Request, _Nobody())
@@ -158,27 +160,34 @@ class Scheduler:
         """
         if self._decodes_ask:
             return start
-        running = self.running
-        num_computed: list[int] = []
-        grown: list[tuple[int, int]] = []
-        for index in range(start, min(len(running), start + self._budget.left)):
-            req = running[index]
-            computed = req.num_computed
-            if computed >= req.fast_until:
-                if req.todo != 1 or computed + 1 >= req.max_total or not self._blocks.add_one(req):
-                    break
-                grown += [(len(num_computed), block_id) for block_id in self._blocks.granted]
-                self._publish(req, min(computed, len(req.tokens)), plan.step_id)
-            num_computed.append(computed)
-            req.num_computed = computed + 1
-        end = start + len(num_computed)
-        if num_computed:
-            self._budget.left -= len(num_computed)
-            plan.add_decodes(running[start:end], num_computed, grown)
+        rows = self.running[start : start + self._budget.left]
+        num_computed = [req.num_computed for req in rows]
+        due = [i for i, req in enumerate(rows) if num_computed[i] >= req.fast_until]  # need a block, or are done
+        grown: list[tuple[Request, int]] = []
+        ended = False
+        for i in due:
+            req = rows[i]
+            if req.num_expected >= req.max_total:  # its last token is in flight
+                ended = True
+            elif req.todo == 1 and self._blocks.add_one(req):
+                grown += [(req, block_id) for block_id in self._blocks.granted]
+                self._publish(req, min(num_computed[i], len(req.tokens)), plan.step_id)
+            else:
+                del rows[i:], num_computed[i:]
+                break
+        end = start + len(rows)
+        if ended:
+            rows = [req for req in rows if req.num_expected < req.max_total]
+            num_computed = [req.num_computed for req in rows]
+        for req in rows:
+            req.num_computed += 1
+        if rows:
+            self._budget.left -= len(rows)
+            plan.add_decodes(rows, num_computed, grown)
         return end
 
     def _place_running(self, plan: StepPlan, req: Request) -> int:
-        if req.num_expected >= req.max_total:  # its last token is in flight
+        if req.num_expected >= req.max_total:
             return SKIP
         while (n := self._ask(req)) == PREEMPT:
             victim = self.running.pop()

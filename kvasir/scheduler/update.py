@@ -49,24 +49,25 @@ class ResultReader:
     def read(self, rows: list[Request], step: SchedulerOutput, result: ModelRunnerOutput, outputs: Outputs) -> None:
         """`rows` are those of `step`; a row whose request has ended since, or was thrown out, is ignored."""
         special = {*result.errors, *result.logprobs, *result.prompt_logprobs}
-        running, token_ids = RequestState.RUNNING, result.token_ids
+        token_ids = result.token_ids
         indices: list[int] = []  # of the plain rows since `start`
         at = start = client = 0
         for row, count in enumerate(result.num_sampled):
             req = rows[row]
-            if count == 1 and req.state is running and (req.client_index == client or not indices):
+            length = len(req.tokens)
+            if length < req.plain_until and count == 1 and not (special and row in special):
                 # The long straight: one more token of a running request, most rows of most steps.
-                client = req.client_index
                 token = token_ids[at]
-                tokens = req.tokens
-                index = len(tokens) - req.num_prompt
-                if index and len(tokens) + 1 < req.max_total and token not in req.stop_ids and row not in special:
-                    tokens.append(token)
-                    indices.append(index)
+                if token not in req.stop_ids:
+                    if req.client_index != client:
+                        self._flush(rows[start:row], indices, token_ids[at - len(indices) : at], outputs)
+                        client, start, indices = req.client_index, row, []
+                    req.tokens.append(token)
+                    indices.append(length - req.num_prompt)
                     at += 1
                     continue
             self._flush(rows[start:row], indices, token_ids[at - len(indices) : at], outputs)
-            indices, start = [], row + 1
+            start, indices = row + 1, []
             self._read_row(req, row, token_ids[at : at + count], step, result, outputs)
             at += count
         self._flush(rows[start:], indices, token_ids[at - len(indices) : at], outputs)
@@ -120,6 +121,7 @@ class ResultReader:
         if logprobs is not None:
             out.logprobs[out_row] = logprobs[:accepted]
         if req.num_output == accepted:  # its first
+            req.note_plain()
             self._attach_prompt(req, out, out_row)
         if reason is not None:
             stop_id = sampled[accepted - 1] if reason is FinishReason.STOP else None
