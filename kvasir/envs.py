@@ -25,6 +25,7 @@ class EnvVar:
 LOG_LEVEL = EnvVar("KVASIR_LOG_LEVEL", "INFO", "Log level: DEBUG, INFO, WARNING, ERROR.")
 CACHE_DIR = EnvVar("KVASIR_CACHE_DIR", "~/.cache/kvasir", "Where compiled kernels and plans are kept.")
 API_KEY = EnvVar("KVASIR_API_KEY", "", "API key of the server when --api-key is not given.")
+CLIENT_API_KEY = EnvVar("OPENAI_API_KEY", "", "Key that `kvasir chat --url` and the like present to a server.")
 CPU_KV_CACHE_GIB = EnvVar("KVASIR_CPU_KVCACHE_SPACE", "", "GiB of KV cache on CPU when --kv-cache-memory is not given.")
 CPU_THREADS = EnvVar("KVASIR_CPU_THREADS", "", "Threads of the CPU worker; default: the cores this process may use.")
 HUB_OFFLINE = EnvVar("HF_HUB_OFFLINE", "", "Never ask the hub for files; use its local cache only.")

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 from kvasir.config.option import Option, options_of, section_name
 from kvasir.config.vllm_names import FOREIGN, ForeignName
-from kvasir.errors import ConfigError
 from kvasir.logger import log_once
 
 
@@ -134,9 +133,3 @@ def _family(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         if isinstance(action, argparse._SubParsersAction):
             found += [child for sub in action.choices.values() for child in _family(sub)]
     return found
-
-
-def exit_on_config_error(error: ConfigError) -> NoReturn:
-    """Ends a command with the error's sentence, no traceback; the caller is to be helped, not to debug."""
-    print(f"kvasir: {error}", file=sys.stderr)
-    raise SystemExit(2)

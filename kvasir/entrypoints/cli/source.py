@@ -2,11 +2,11 @@
 
 import http.client
 import json
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from kvasir import envs
 from kvasir.errors import ConfigError, KvasirError, UserError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class RemoteSource:
         self._https = parts.scheme == "https"
         self._address = (parts.hostname, parts.port)
         self._base = parts.path.rstrip("/").removesuffix("/v1")
-        key = api_key or os.environ.get("OPENAI_API_KEY")
+        key = api_key or envs.CLIENT_API_KEY.value
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
         self.model = model or self._first_model()
 

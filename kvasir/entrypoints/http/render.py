@@ -214,7 +214,8 @@ def _completion_logprobs(delta: Delta) -> CompletionLogprobs | None:
         # The first token of an echoed prompt has no logprobs; every other entry names at least the token itself.
         top: dict[str, float | None] | None = None
         if info.logprob is not None:
-            top = {info.token: info.logprob} | {t.token: t.logprob for t in info.top}
+            top = {info.token: info.logprob}
+            top.update((t.token, t.logprob) for t in info.top)
         body.top_logprobs.append(top)
         offset += len(info.token)
     return body
