@@ -40,4 +40,35 @@ def greedy_tokens(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return token_ids, ~torch.isfinite(best)
 
 
-cutoffs = reference.cutoffs
+def cutoffs(
+    logits: torch.Tensor,  # [R, V] any float type
+    slots: torch.Tensor,  # [R] int64, rows of the four tables below
+    temperature: torch.Tensor,  # [slots] float32
+    top_k: torch.Tensor,  # [slots] int64, 0 = off
+    top_p: torch.Tensor,  # [slots] float32, 1 = off
+    min_p: torch.Tensor,  # [slots] float32, 0 = off
+    host_limits: Sequence[tuple[int, float, float]],  # (top_k, top_p, min_p) of each row, which chooses the path
+) -> torch.Tensor | None:
+    """-> [R] float32, the lowest logit that each row may choose (-inf: any); None when no row has a limit."""
+    limited = [r for r, (k, p, m) in enumerate(host_limits) if k > 0 or p < 1.0 or m > 0.0]
+    if not limited:
+        return None
+    if logits.device.type == "cuda" and _triton_works():
+        from kvasir.ops.triton import sample as fused
+
+        return fused.cutoffs(logits, slots, temperature, top_k, top_p, min_p)
+    if logits.device.type == "cuda":
+        limited = list(range(len(slots)))  # an index would have to be copied there
+    whole = len(limited) == len(slots)
+    some = slots if whole else slots[limited]
+    found = reference.cutoffs(
+        (logits if whole else logits[limited]).float(), temperature[some], top_k[some], top_p[some], min_p[some],
+        max_top_k=max(k for k, _, _ in host_limits),
+        any_top_p=any(p < 1.0 for _, p, _ in host_limits),
+        any_unlimited_top_p=any(p < 1.0 and k == 0 for k, p, _ in host_limits),
+    )  # fmt: skip
+    if whole:
+        return found
+    everyone = torch.full(slots.shape, float("-inf"), device=logits.device)
+    everyone[limited] = found
+    return everyone

@@ -76,25 +76,8 @@ class Sampler:
     def _cutoffs(self, logits: torch.Tensor, rows: SampleRows) -> torch.Tensor | None:
         """[R] float32: lowest logit that each row may choose, None when no row has a limit."""
         state = self.state
-        ks, ps, ms = state.host_top_k, state.host_top_p, state.host_min_p
-        limited = [r for r, s in enumerate(rows.host_slots) if ks[s] > 0 or ps[s] < 1.0 or ms[s] > 0.0]
-        if not limited:
-            return None
-        host = [rows.host_slots[r] for r in limited]
-        index = None
-        slots = rows.slots
-        if len(limited) < len(rows.host_slots):
-            index = to_device(limited, state.device)
-            logits, slots = logits.index_select(0, index), slots[index]
-        found = cutoffs(
-            logits.float(), state.temperature[slots], state.top_k[slots], state.top_p[slots], state.min_p[slots],
-            max_top_k=max(ks[s] for s in host),
-            any_top_p=any(ps[s] < 1.0 for s in host),
-            any_unlimited_top_p=any(ps[s] < 1.0 and ks[s] == 0 for s in host),
-        )  # fmt: skip
-        if index is None:
-            return found
-        return torch.full(rows.slots.shape, float("-inf"), device=state.device).index_copy_(0, index, found)
+        limits = [(state.host_top_k[s], state.host_top_p[s], state.host_min_p[s]) for s in rows.host_slots]
+        return cutoffs(logits, rows.slots, state.temperature, state.top_k, state.top_p, state.min_p, limits)
 
     def _logprobs(
         self,

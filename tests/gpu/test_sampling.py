@@ -88,6 +88,28 @@ def test_fused_kernel_equals_the_reference(dtype: torch.dtype, rows: int, vocab:
     assert not failed.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "vocab"), [(5, 17), (64, 32_000), (9, 151_936)])
+def test_cutoffs_equal_the_reference(dtype: torch.dtype, rows: int, vocab: int):
+    from kvasir.ops.triton import sample as fused
+
+    gen = torch.Generator(device="cuda").manual_seed(rows)
+    logits = (torch.randn(rows, vocab, generator=gen, device="cuda") * 3).to(dtype)
+    slots = torch.randperm(rows, generator=gen, device="cuda")
+    heat = torch.rand(rows, generator=gen, device="cuda") + 0.3
+    top_k = torch.randint(0, 3, (rows,), generator=gen, device="cuda") * 700
+    top_p = (torch.rand(rows, generator=gen, device="cuda") * 1.4 + 0.05).clamp(max=1.0)
+    min_p = (torch.rand(rows, generator=gen, device="cuda") * 0.1 - 0.05).clamp(min=0.0)
+    got = fused.cutoffs(logits, slots, heat, top_k, top_p, min_p)
+    want = reference.cutoffs(logits.float(), *(t[slots] for t in (heat, top_k, top_p, min_p)), 1400, True, True)
+    differ = ((logits.float() >= got[:, None]) != (logits.float() >= want[:, None])).sum(dim=1)
+    if dtype == torch.float32:
+        assert int(differ.max()) <= 1  # the token where the mass is met, by the sums' rounding
+    assert int((differ > 0).sum()) <= 1
+    alone = fused.cutoffs(logits[:1], slots[:1], heat, top_k, top_p, min_p)
+    assert torch.equal(alone, got[:1])
+
+
 def test_a_row_is_the_same_alone_and_in_a_batch():
     sampler, slots = build("cuda", 32_000, logprobs=None)
     sampler.state.flush()

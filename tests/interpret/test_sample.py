@@ -101,3 +101,27 @@ def test_half_precision_is_read_as_it_is():
     args = (torch.arange(3), torch.full((3,), 0.8), torch.tensor([5, 6, 7]), torch.tensor([1, 2, 3]))
     want = fused.sample_tokens(logits.float(), *args, block=64)[0]
     assert torch.equal(fused.sample_tokens(logits, *args, block=64)[0], want)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("vocab", "block"), [(1, 16), (37, 16), (1003, 512)])
+def test_cutoffs_keep_what_the_reference_keeps(seed: int, vocab: int, block: int):
+    gen = torch.Generator().manual_seed(seed)
+    rows, total = 7, 10
+    logits = torch.randn(rows, vocab, generator=gen) * 3
+    logits = torch.where(torch.rand(logits.shape, generator=gen) < 0.5, logits.round(), logits)  # ties, 0.0 and -0.0
+    logits[torch.rand(logits.shape, generator=gen) < 0.2] = float("-inf")
+    logits[6] = float("-inf")
+    slots = torch.randperm(total, generator=gen)[:rows]
+    heat = torch.rand(total, generator=gen) + 0.3
+    top_k = torch.randint(1, 60, (total,), generator=gen)
+    top_p = torch.rand(total, generator=gen) * 0.9 + 0.05
+    min_p = torch.rand(total, generator=gen) * 0.2
+    top_k[slots[0]], top_p[slots[1]], min_p[slots[2]] = 0, 1.0, 0.0
+    top_k[slots[3]], min_p[slots[3]] = 0, 0.0  # top-p alone
+    top_k[slots[4]], top_p[slots[4]], min_p[slots[4]] = 0, 1.0, 0.0  # no limit
+    got = fused.cutoffs(logits, slots, heat, top_k, top_p, min_p, block=block)
+    want = reference.cutoffs(logits, *(t[slots] for t in (heat, top_k, top_p, min_p)), 60, True, True)
+    assert got[4] == float("-inf")
+    assert torch.equal(logits[:6] >= got[:6, None], logits[:6] >= want[:6, None])
+    assert got[6] == float("-inf")

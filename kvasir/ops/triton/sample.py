@@ -1,4 +1,6 @@
-"""Temperature, noise and argmax in one pass over the logits, on the GPU. The result of `reference.sample_tokens`.
+"""Choosing tokens on the GPU: the results of `reference.sample_tokens` and `reference.cutoffs`.
+
+*Choice*: temperature, noise and argmax in one pass over the logits.
 
 Two launches: one program for each (row, chunk of the vocabulary) leaves its best score and token, then one program
 for each row takes the best of those. The row's key is made from its seed and position inside the kernel, and the
@@ -6,6 +8,10 @@ tables are read by slot there too, so nothing small runs before. Equal scores: t
 
 The noise words equal the reference's bit by bit; scores may differ in the last places of `log` (and of a fused
 multiply-add), so a token may differ from the reference's only where the two best scores are that close.
+
+*Cut-offs*: no sort. One program a row looks for the lowest float32 value above which there are fewer than k tokens, or
+less than p of the mass, by bisection over the bits of that value (they are ordered as the floats are): at most 32
+passes over a row that lies in the L2 cache. The order of every sum depends on the block only, not on the batch.
 """
 
 import torch
@@ -114,3 +120,110 @@ def sample_tokens(
         best, tokens, token_ids, failed, num_chunks, CHUNKS=triton.next_power_of_2(num_chunks), num_warps=1
     )
     return token_ids, failed.view(torch.bool)
+
+
+@triton.jit
+def _flip(bits):
+    """float32 bits <-> int32 that is ordered as the float is."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def _key_of(value):
+    return _flip(value.to(tl.int32, bitcast=True)).to(tl.int64)
+
+
+@triton.jit
+def _value_of(key):
+    return _flip(key.to(tl.int32)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _count_above(row_ptr, vocab, edge, BLOCK: tl.constexpr):
+    counts = tl.zeros([BLOCK], tl.int32)
+    for begin in range(0, vocab, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        logits = tl.load(row_ptr + at, mask=at < vocab, other=float("-inf")).to(tl.float32)
+        counts += (logits > edge).to(tl.int32)
+    return tl.sum(counts, axis=0)
+
+
+@triton.jit
+def _mass_above(row_ptr, vocab, edge, best, inverse, OR_EQUAL: tl.constexpr, BLOCK: tl.constexpr):
+    mass = tl.zeros([BLOCK], tl.float32)
+    for begin in range(0, vocab, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        logits = tl.load(row_ptr + at, mask=at < vocab, other=float("-inf")).to(tl.float32)
+        if OR_EQUAL:
+            inside = logits >= edge
+        else:
+            inside = logits > edge
+        mass += tl.where(inside, tl.exp((logits - best) * inverse), 0.0)
+    return tl.sum(mass, axis=0)
+
+
+@triton.jit
+def _cutoff_of_row(
+    logits_ptr, slots_ptr, temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, cutoff_ptr, vocab, row_stride,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots_ptr + row)
+    temperature = tl.load(temperature_ptr + slot)
+    top_k = tl.load(top_k_ptr + slot)
+    top_p = tl.load(top_p_ptr + slot)
+    min_p = tl.load(min_p_ptr + slot)
+    floor = tl.full([], float("-inf"), tl.float32)
+    if (temperature > 0) & ((top_k > 0) | (top_p < 1.0) | (min_p > 0)):
+        row_ptr = logits_ptr + row * row_stride
+        highest = tl.full([BLOCK], float("-inf"), tl.float32)
+        for begin in range(0, vocab, BLOCK):
+            at = begin + tl.arange(0, BLOCK)
+            logits = tl.load(row_ptr + at, mask=at < vocab, other=float("-inf")).to(tl.float32)
+            highest = tl.maximum(highest, logits)
+        best = tl.max(highest, axis=0)
+        if min_p > 0:
+            floor = best + tl.log(min_p) * temperature
+        if (top_k > 0) & (top_k < vocab):
+            low = _key_of(floor)
+            high = _key_of(best)
+            while low < high:
+                middle = low + ((high - low) >> 1)
+                if _count_above(row_ptr, vocab, _value_of(middle), BLOCK) < top_k:
+                    high = middle
+                else:
+                    low = middle + 1
+            floor = _value_of(high)
+        if top_p < 1.0:
+            inverse = 1.0 / temperature
+            wanted = _mass_above(row_ptr, vocab, floor, best, inverse, True, BLOCK) * top_p
+            low = _key_of(floor)
+            high = _key_of(best)
+            while low < high:
+                middle = low + ((high - low) >> 1)
+                if _mass_above(row_ptr, vocab, _value_of(middle), best, inverse, False, BLOCK) < wanted:
+                    high = middle
+                else:
+                    low = middle + 1
+            floor = _value_of(high)
+    tl.store(cutoff_ptr + row, floor)
+
+
+def cutoffs(
+    logits: torch.Tensor,  # [R, V] float32, float16 or bfloat16
+    slots: torch.Tensor,  # [R] int64
+    temperature: torch.Tensor,  # [slots] float32
+    top_k: torch.Tensor,  # [slots] int64
+    top_p: torch.Tensor,  # [slots] float32
+    min_p: torch.Tensor,  # [slots] float32
+    block: int = BLOCK,
+) -> torch.Tensor:
+    """[R] float32: the lowest logit that each row may choose, -inf for rows without a limit."""
+    if logits.stride(1) != 1:
+        logits = logits.contiguous()
+    found = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
+    _cutoff_of_row[(logits.shape[0],)](
+        logits, slots, temperature, top_k, top_p, min_p, found, logits.shape[1], logits.stride(0),
+        BLOCK=block, num_warps=16,
+    )  # fmt: skip
+    return found
