@@ -139,12 +139,15 @@ def run_batch_file(
         raise ConfigError(f"cannot open {e.filename}: {e.strerror}.") from None
     with source, sink:
         engine = AsyncLLM.from_engine_args(args)
-        try:
-            scheduler = engine.config.scheduler
-            places = concurrency or max(1, min(2 * scheduler.max_num_seqs, 1024))
-            return asyncio.run(_write_answers(Serving(engine, ServerSettings()), source, sink, places, progress))
-        finally:
-            engine.shutdown()
+        places = concurrency or max(1, min(2 * engine.config.scheduler.max_num_seqs, 1024))
+
+        async def run() -> BatchCounts:
+            try:
+                return await _write_answers(Serving(engine, ServerSettings()), source, sink, places, progress)
+            finally:
+                engine.shutdown()  # here, since the engine's connection belongs to this event loop
+
+        return asyncio.run(run())
 
 
 async def _write_answers(

@@ -189,7 +189,7 @@ class Server:
             for task in (*helpers, stopping):
                 task.cancel()
             close(self._sock)
-            await asyncio.to_thread(self._engine.shutdown)
+            self._engine.shutdown()
         logger.info("stopped")
         return 1 if died else 0
 
@@ -197,6 +197,7 @@ class Server:
         self._signals += 1
         if self._signals > 1:
             logger.info("second %s: stopping now", signal.Signals(signum).name)
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off now is no news
             self._hurry.set()
             self._uvicorn.force_exit = True
         else:
