@@ -1,13 +1,14 @@
 """Decode: one query token per row, its sequence cut into splits that run side by side, then put together.
 
-Row r's query is token r. How a row is cut follows from its length alone (`split_of_row`), so that both kernels agree
-without a message. Rows that need one split write their output directly; rows of length 0 (padding) write zeros.
+Row r's query is token r. How a row is cut follows from its length and two numbers of the launch (`split_length`), so that
+both kernels agree without a message. Rows that need one split write their output directly; rows of length 0 (padding) write zeros.
 """
 
 import triton
 import triton.language as tl
 
-_UNSPECIALIZED = ["stride_table", "window"]
+# tf32x3: float32 products as three tensor-core products, close to float32 (16-bit inputs ignore it).
+_DOT = tl.constexpr("tf32x3")
 
 
 @triton.jit
@@ -19,22 +20,22 @@ def first_key(seq_len, window, HAS_WINDOW: tl.constexpr):
 
 
 @triton.jit
-def split_length(num_keys, SPLITS: tl.constexpr, MIN_SPLIT: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Keys per split, whole tiles: as few splits as MIN_SPLIT allows, at most SPLITS."""
-    splits = tl.minimum(tl.maximum(tl.cdiv(num_keys, MIN_SPLIT), 1), SPLITS)
+def split_length(num_keys, splits, min_split, BLOCK_N: tl.constexpr):
+    """Keys per split, whole tiles: as few splits as min_split allows, at most `splits`."""
+    splits = tl.minimum(tl.maximum(tl.cdiv(num_keys, min_split), 1), splits)
     return tl.maximum(tl.cdiv(tl.cdiv(num_keys, splits), BLOCK_N), 1) * BLOCK_N
 
 
 @triton.jit
 def scaled_scores(q, k, score_scale, cap, HAS_CAP: tl.constexpr):
     """q k^T in units of log 2, float32. tanh(x) = 1 - 2 / (exp(2 x) + 1), with exp as exp2."""
-    scores = tl.dot(q, k, input_precision="ieee") * score_scale
+    scores = tl.dot(q, k, input_precision=_DOT) * score_scale
     if HAS_CAP:
         scores = cap * (1.0 - 2.0 / (tl.exp2(scores * 2.8853900817779268) + 1.0))
     return scores
 
 
-@triton.jit(do_not_specialize=_UNSPECIALIZED)
+@triton.jit(do_not_specialize=["stride_table", "splits", "min_split", "window"])
 def decode_kernel(
     query_ptr,
     key_ptr,
@@ -45,6 +46,8 @@ def decode_kernel(
     partial_ptr,
     lse_ptr,
     stride_table,
+    splits,
+    min_split,
     score_scale,
     cap,
     window,
@@ -60,8 +63,6 @@ def decode_kernel(
     HAS_WINDOW: tl.constexpr,
     HAS_CAP: tl.constexpr,
     H: tl.constexpr,
-    SPLITS: tl.constexpr,
-    MIN_SPLIT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -70,7 +71,7 @@ def decode_kernel(
     split = tl.program_id(2)
     seq_len = tl.load(seq_lens_ptr + row)
     start = first_key(seq_len, window, HAS_WINDOW)
-    per_split = split_length(seq_len - start, SPLITS, MIN_SPLIT, BLOCK_N)
+    per_split = split_length(seq_len - start, splits, min_split, BLOCK_N)
     begin = start + split * per_split
     end = tl.minimum(begin + per_split, seq_len)
     if (begin >= end) & (split > 0):
@@ -101,7 +102,7 @@ def decode_kernel(
         total = total * shrink + tl.sum(weights, axis=1)
         v_mask = valid[:, None] & (lane < D)[None, :]
         v = tl.load(value_ptr + offset[:, None] + lane[None, :], mask=v_mask, other=0.0)  # [C, D]
-        acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=_DOT)
         top = new_top
 
     acc = acc / tl.where(total > 0.0, total, 1.0)[:, None]  # zeros for a padded row
@@ -109,23 +110,24 @@ def decode_kernel(
         target = output_ptr + (row * H + heads)[:, None] * D + lane[None, :]
         tl.store(target, acc.to(output_ptr.dtype.element_ty), mask=present)
     else:
-        part = (row * H + heads) * SPLITS + split
+        part = (row * H + heads) * splits + split
         tl.store(partial_ptr + part[:, None] * D + lane[None, :], acc, mask=present)
         tl.store(lse_ptr + part, top + tl.log2(total), mask=packed < G)
 
 
-@triton.jit(do_not_specialize=["window"])
+@triton.jit(do_not_specialize=["splits", "min_split", "window"])
 def reduce_kernel(
     seq_lens_ptr,
     output_ptr,
     partial_ptr,
     lse_ptr,
+    splits,
+    min_split,
     window,
     H: tl.constexpr,
     D: tl.constexpr,
     D_PAD: tl.constexpr,
-    SPLITS: tl.constexpr,
-    MIN_SPLIT: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
 ):
@@ -133,16 +135,16 @@ def reduce_kernel(
     head = tl.program_id(1)
     seq_len = tl.load(seq_lens_ptr + row)
     num_keys = seq_len - first_key(seq_len, window, HAS_WINDOW)
-    per_split = split_length(num_keys, SPLITS, MIN_SPLIT, BLOCK_N)
+    per_split = split_length(num_keys, splits, min_split, BLOCK_N)
     if num_keys <= per_split:
         return
-    split = tl.arange(0, SPLITS)
+    split = tl.arange(0, MAX_SPLITS)
     used = split * per_split < num_keys
     lane = tl.arange(0, D_PAD)
-    part = (row * H + head) * SPLITS + split
-    lse = tl.load(lse_ptr + part, mask=used, other=float("-inf"))  # [SPLITS]
+    part = (row * H + head) * splits + split
+    lse = tl.load(lse_ptr + part, mask=used, other=float("-inf"))  # [splits]
     weights = tl.exp2(lse - tl.max(lse, axis=0))
     mask = used[:, None] & (lane < D)[None, :]
-    parts = tl.load(partial_ptr + part[:, None] * D + lane[None, :], mask=mask, other=0.0)  # [SPLITS, D]
+    parts = tl.load(partial_ptr + part[:, None] * D + lane[None, :], mask=mask, other=0.0)  # [splits, D]
     merged = tl.sum(parts * weights[:, None], axis=0) / tl.sum(weights, axis=0)
     tl.store(output_ptr + (row * H + head) * D + lane, merged.to(output_ptr.dtype.element_ty), mask=lane < D)

@@ -15,17 +15,16 @@ from kvasir.ops.triton.decode_attention import decode_kernel, reduce_kernel
 from kvasir.ops.triton.prefill_attention import prefill_kernel
 
 _LOG2E = 1.4426950408889634
-_MAX_SPLITS = 32
+MAX_SPLITS = 32
 
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """One compiled decode variant. `min_split`: tokens below which a further split does not pay."""
+    """One compiled decode variant; `block_n` keys per tile."""
 
     block_n: int
     num_warps: int
     num_stages: int
-    min_split: int = 256
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def decode_config(head_size_pad: int, dtype: torch.dtype) -> DecodeConfig:
 
 def prefill_config(head_size_pad: int, dtype: torch.dtype) -> PrefillConfig:
     if dtype == torch.float32:
-        return PrefillConfig(32, 32 if head_size_pad <= 128 else 16, 4, 2)
+        return PrefillConfig(32, 32, 4, 2) if head_size_pad <= 128 else PrefillConfig(16, 16, 4, 2)
     if head_size_pad <= 64:
         return PrefillConfig(128, 64, 4, 3)
     if head_size_pad <= 128:
@@ -63,13 +62,22 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def num_splits(rows: int, num_kv_heads: int, processors: int) -> int:
-    """How many programs may share one (row, KV head): from the batch's shape alone, a power of two.
+@dataclass(frozen=True)
+class SplitPlan:
+    """At most `splits` programs share one (row, KV head), and none gets fewer than about `min_split` keys."""
 
-    Eight programs per processor hide the tail of uneven rows; four splits stay for rows far longer than the others.
+    splits: int
+    min_split: int
+
+
+def split_plan(rows: int, num_kv_heads: int, processors: int) -> SplitPlan:
+    """From the batch's shape alone. A few programs for each processor hide the tail of uneven rows.
+
+    When rows and heads fill the card by themselves, only rows far longer than usual are split.
     """
-    wanted = triton.cdiv(8 * processors, rows * num_kv_heads)
-    return min(_MAX_SPLITS, max(4, triton.next_power_of_2(wanted)))
+    programs = rows * num_kv_heads
+    splits = min(MAX_SPLITS, max(4, triton.next_power_of_2(triton.cdiv(8 * processors, programs))))
+    return SplitPlan(splits, 256 if programs < 4 * processors else 2048)
 
 
 def paged_attention(
@@ -131,16 +139,16 @@ def _decode(
     rows: int,
     common: dict[str, object],
     config: DecodeConfig | None = None,
-    splits: int | None = None,
+    plan: SplitPlan | None = None,
 ) -> None:
     _, num_heads, head_size = query.shape
     num_kv_heads = key_cache.shape[2]
     config = config or decode_config(max(16, triton.next_power_of_2(head_size)), query.dtype)
-    splits = splits or num_splits(rows, num_kv_heads, _processors(query.device))
+    plan = plan or split_plan(rows, num_kv_heads, _processors(query.device))
     # Allocated here, inside a graph's capture when there is one, so that the graph's own pool keeps them.
-    partial = torch.empty(rows, num_heads, splits, head_size, dtype=torch.float32, device=query.device)
-    lse = torch.empty(rows, num_heads, splits, dtype=torch.float32, device=query.device)
-    decode_kernel[(num_kv_heads, rows, splits)](
+    partial = torch.empty(rows, num_heads, plan.splits, head_size, dtype=torch.float32, device=query.device)
+    lse = torch.empty(rows, num_heads, plan.splits, dtype=torch.float32, device=query.device)
+    decode_kernel[(num_kv_heads, rows, plan.splits)](
         query,
         key_cache,
         value_cache,
@@ -150,10 +158,10 @@ def _decode(
         partial,
         lse,
         block_table.stride(0),
+        plan.splits,
+        plan.min_split,
         **common,
         H=num_heads,
-        SPLITS=splits,
-        MIN_SPLIT=config.min_split,
         BLOCK_M=max(16, triton.next_power_of_2(num_heads // num_kv_heads)),
         BLOCK_N=config.block_n,
         num_warps=config.num_warps,
@@ -164,12 +172,13 @@ def _decode(
         output,
         partial,
         lse,
+        plan.splits,
+        plan.min_split,
         common["window"],
         H=num_heads,
         D=head_size,
         D_PAD=common["D_PAD"],
-        SPLITS=splits,
-        MIN_SPLIT=config.min_split,
+        MAX_SPLITS=MAX_SPLITS,
         BLOCK_N=config.block_n,
         HAS_WINDOW=common["HAS_WINDOW"],
         num_warps=2,

@@ -7,7 +7,7 @@ tiles that every query of the tile sees run without masks; the diagonal, and any
 import triton
 import triton.language as tl
 
-from kvasir.ops.triton.decode_attention import scaled_scores
+from kvasir.ops.triton.decode_attention import _DOT, scaled_scores
 
 
 @triton.jit
@@ -83,7 +83,7 @@ def _attend_tile(
     weights = tl.exp2(scores - new_top[:, None])
     total = total * shrink + tl.sum(weights, axis=1)
     acc = acc * shrink[:, None]
-    acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+    acc = tl.dot(weights.to(v.dtype), v, acc, input_precision=_DOT)
     return new_top, total, acc
 
 
@@ -148,34 +148,31 @@ def prefill_kernel(
     positions = context + tokens  # [M]
     oldest = context + first_token
     end = tl.minimum(oldest + BLOCK_Q, context + query_len)
+    # Key tiles: [begin, whole) are cut by the window's old edge, [whole, diagonal) are seen by every query of the
+    # tile and need no mask, [diagonal, end) are cut by causality.
     begin = 0
-    unmasked_end = (oldest + 1) // BLOCK_N * BLOCK_N  # every query sees the keys up to the tile's first position
+    whole = 0
     if HAS_WINDOW:
         begin = tl.maximum(oldest - window + 1, 0) // BLOCK_N * BLOCK_N
-        # a tile is whole only if the last query's window still reaches its first key
-        whole = (tl.maximum(end - window, 0) + BLOCK_N - 1) // BLOCK_N * BLOCK_N
-        masked_end = tl.minimum(whole, end)
+        whole = tl.cdiv(tl.maximum(end - window, 0), BLOCK_N) * BLOCK_N
+    diagonal = tl.maximum((oldest + 1) // BLOCK_N * BLOCK_N, whole)
+    num_old = tl.cdiv(tl.minimum(whole, end) - begin, BLOCK_N)
+    num_masked = num_old + tl.maximum(tl.cdiv(end - diagonal, BLOCK_N), 0)
     top = tl.full([BLOCK_M], -1e30, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, D_PAD], tl.float32)
     table = table_ptr + row.to(tl.int64) * stride_table
     head_offset = kv_head * stride_head
-
-    if HAS_WINDOW:  # the window's old edge
-        for first in range(begin, masked_end, BLOCK_N):
-            top, total, acc = _attend_tile(
-                q, top, total, acc, positions, first, end, key_ptr, value_ptr, table, head_offset,
-                score_scale, cap, window, stride_block, stride_slot,
-                D, D_PAD, S, BLOCK_N, HAS_WINDOW, HAS_CAP, True,
-            )  # fmt: skip
-        begin = tl.maximum(begin, whole)
-    for first in range(begin, unmasked_end, BLOCK_N):
+    for first in range(whole, diagonal, BLOCK_N):
         top, total, acc = _attend_tile(
             q, top, total, acc, positions, first, end, key_ptr, value_ptr, table, head_offset,
             score_scale, cap, window, stride_block, stride_slot,
             D, D_PAD, S, BLOCK_N, HAS_WINDOW, HAS_CAP, False,
         )  # fmt: skip
-    for first in range(tl.maximum(begin, unmasked_end), end, BLOCK_N):
+    for index in range(0, num_masked):
+        first = diagonal + (index - num_old) * BLOCK_N
+        if HAS_WINDOW:
+            first = tl.where(index < num_old, begin + index * BLOCK_N, first)
         top, total, acc = _attend_tile(
             q, top, total, acc, positions, first, end, key_ptr, value_ptr, table, head_offset,
             score_scale, cap, window, stride_block, stride_slot,

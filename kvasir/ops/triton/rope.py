@@ -30,16 +30,13 @@ def _rope_kernel(
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     q_parts: tl.constexpr = (H + HEADS - 1) // HEADS
-    if part < q_parts:
-        heads = part * HEADS + tl.arange(0, HEADS)
-        source = q_ptr + token * q_stride_token + heads * q_stride_head
-        target = q_out_ptr + token * H * D + heads * D
-        present = heads < H
-    else:
-        heads = (part - q_parts) * HEADS + tl.arange(0, HEADS)
-        source = k_ptr + token * k_stride_token + heads * k_stride_head
-        target = k_out_ptr + token * K * D + heads * D
-        present = heads < K
+    is_q = part < q_parts  # selects, not branches: the compiler keeps track of alignment through them only
+    heads = tl.where(is_q, part, part - q_parts) * HEADS + tl.arange(0, HEADS)
+    present = heads < tl.where(is_q, H, K)
+    stride_token = tl.where(is_q, q_stride_token, k_stride_token)
+    stride_head = tl.where(is_q, q_stride_head, k_stride_head)
+    source = tl.where(is_q, q_ptr, k_ptr) + token * stride_token + heads * stride_head
+    target = tl.where(is_q, q_out_ptr, k_out_ptr) + token * tl.where(is_q, H * D, K * D) + heads * D
     half: tl.constexpr = ROT // 2
     lane = tl.arange(0, HALF_PAD)
     table = cos_sin_ptr + tl.load(positions_ptr + token).to(tl.int64) * ROT

@@ -1,0 +1,92 @@
+"""Every Triton kernel compiles for sm_90 in the variants that models use, fits the card, and uses its tensor cores."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvasir.attention.triton import TritonBackend
+from kvasir.ops.triton.activation import silu_and_mul
+from kvasir.ops.triton.norm import add_rms_norm, rms_norm
+from kvasir.ops.triton.rope import apply_rope
+from tests.aot.conftest import MAX_SHARED_BYTES
+from tests.attention.ragged import Shape, make_step
+
+LENS = [(40, 1), (3, 1), (20, 30), (0, 50)]
+MAX_SPILL_BYTES = 128
+"""A few saved addresses are harmless; float32 prefill over wide heads is known to spill and is no hot path."""
+
+
+def launch(compiled, shape: Shape, dtype: torch.dtype, window: int | None = None, cap: float | None = None) -> dict:
+    step = make_step(LENS, shape, dtype, 0)
+    cache = torch.zeros(
+        TritonBackend.kv_cache_shape(step.num_blocks, shape.block_size, shape.num_kv_heads, shape.head_size),
+        dtype=dtype,
+    )
+    impl = TritonBackend.make_impl(shape.num_heads, shape.head_size, 0.1, shape.num_kv_heads, window, cap)
+    impl.forward(step.query, step.new(step.keys), step.new(step.values), cache, step.batch)
+    return {kernel.name: kernel for kernel in compiled()}
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "cap"),
+    [
+        (Shape(16, 8, 128, 16), None, None),  # Qwen3-0.6B
+        (Shape(32, 8, 128, 16), None, None),  # Llama-3.1-8B
+        (Shape(32, 8, 128, 16), 4096, None),  # Mistral
+        (Shape(14, 2, 64, 32), None, None),  # Qwen2.5-0.5B
+        (Shape(8, 4, 256, 16), 4096, 50.0),  # Gemma 2
+        (Shape(32, 32, 96, 64), None, None),  # Phi-3
+        (Shape(32, 32, 80, 128), None, None),  # Phi-2
+    ],
+)
+def test_attention_in_sixteen_bits(compiled, tmp_path: Path, shape: Shape, window: int | None, cap: float | None):
+    kernels = launch(compiled, shape, torch.bfloat16, window, cap)
+    assert set(kernels) == {"_reshape_and_cache_kernel", "decode_kernel", "reduce_kernel", "prefill_kernel"}
+    for kernel in kernels.values():
+        assert kernel.shared_bytes <= MAX_SHARED_BYTES
+        assert kernel.spill_bytes(tmp_path) <= MAX_SPILL_BYTES, kernel.name
+    assert "wgmma.mma_async" in kernels["prefill_kernel"].ptx
+    assert "mma.sync" in kernels["decode_kernel"].ptx
+    for name in ("prefill_kernel", "decode_kernel"):
+        assert "cp.async.cg" in kernels[name].ptx, f"{name}: 16-byte copies that run ahead"
+
+
+def test_attention_in_float16(compiled):
+    assert "wgmma.mma_async" in launch(compiled, Shape(16, 8, 128, 16), torch.float16)["prefill_kernel"].ptx
+
+
+def test_attention_in_float32(compiled):
+    kernels = launch(compiled, Shape(16, 8, 64, 16), torch.float32)
+    assert all(kernel.shared_bytes <= MAX_SHARED_BYTES for kernel in kernels.values())
+
+
+def test_a_longer_batch_compiles_nothing_new(compiled):
+    """What changes from step to step must not select another variant."""
+    shape = Shape(16, 8, 64, 16)
+    first = dict(launch(compiled, shape, torch.bfloat16, window=100))
+    names = {name: id(kernel.kernel) for name, kernel in first.items()}
+    compiled().clear()
+    for lens in ([(1, 1)] * 16 + [(0, 16)], [(640, 1), (0, 1), (16, 17)], [(31, 1)]):
+        step = make_step(lens, shape, torch.bfloat16, 0)
+        cache = torch.zeros(TritonBackend.kv_cache_shape(step.num_blocks, 16, 8, 64), dtype=torch.bfloat16)
+        impl = TritonBackend.make_impl(16, 64, 0.1, 8, 16)
+        impl.forward(step.query, step.new(step.keys), step.new(step.values), cache, step.batch)
+    assert compiled()
+    for kernel in compiled():
+        assert id(kernel.kernel) == names[kernel.name], f"{kernel.name} was compiled again"
+
+
+@pytest.mark.parametrize("size", [64, 1024, 4096, 8192])
+def test_small_kernels(compiled, tmp_path: Path, size: int):
+    x = torch.zeros(3, size, dtype=torch.bfloat16)
+    rms_norm(x, x[0], 1e-6)
+    rms_norm(torch.zeros(3, 10, 128, dtype=torch.bfloat16)[:, :8], torch.zeros(128, dtype=torch.bfloat16), 1e-6)
+    add_rms_norm(x, x, x[0], 1e-6)
+    silu_and_mul(x)
+    q = torch.zeros(3, 6, 128, dtype=torch.bfloat16)
+    apply_rope(torch.zeros(3, dtype=torch.int64), q[:, :4], q[:, 4:], torch.zeros(9, 128))
+    assert len(compiled()) == 5
+    for kernel in compiled():
+        assert kernel.spill_bytes(tmp_path) == 0, kernel.name
+        assert "ld.global.v4" in kernel.ptx or size < 1024, f"{kernel.name}: wide loads"
