@@ -16,6 +16,8 @@ import triton.language as tl  # noqa: E402
 
 from kvasir.ops.reference import sample as reference  # noqa: E402
 from kvasir.ops.triton import sample as fused  # noqa: E402
+from kvasir.sampling import sampler as sampler_module  # noqa: E402
+from tests.sampling.helpers import Harness, Naive, make_request  # noqa: E402
 
 NEAR_TIE = 1e-4
 
@@ -103,8 +105,7 @@ def test_half_precision_is_read_as_it_is():
     assert torch.equal(fused.sample_tokens(logits, *args, block=64)[0], want)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize(("vocab", "block"), [(1, 16), (37, 16), (1003, 512)])
+@pytest.mark.parametrize(("seed", "vocab", "block"), [(1, 1, 16), (1, 37, 16), (2, 37, 32), (3, 1003, 1024)])
 def test_cutoffs_keep_what_the_reference_keeps(seed: int, vocab: int, block: int):
     gen = torch.Generator().manual_seed(seed)
     rows, total = 7, 10
@@ -125,3 +126,34 @@ def test_cutoffs_keep_what_the_reference_keeps(seed: int, vocab: int, block: int
     assert got[4] == float("-inf")
     assert torch.equal(logits[:6] >= got[:6, None], logits[:6] >= want[:6, None])
     assert got[6] == float("-inf")
+
+
+def test_the_whole_sampler_over_the_kernels(monkeypatch: pytest.MonkeyPatch):
+    """As on a card: every limit and choice of a mixed batch by the kernels, against the naive account of each row."""
+    vocab, seed = 53, 1
+
+    def choose(logits, slots, heat, seeds, positions, cutoff=None, random_rows=None):
+        return fused.sample_tokens(logits, slots, heat, seeds, positions, cutoff, block=64)
+
+    def limit(logits, slots, heat, top_k, top_p, min_p, host_limits):
+        return fused.cutoffs(logits, slots, heat, top_k, top_p, min_p, block=64)
+
+    monkeypatch.setattr(sampler_module, "sample_tokens", choose)
+    monkeypatch.setattr(sampler_module, "cutoffs", limit)
+    wishes = [
+        {"temperature": 0.0}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.6, "repetition_penalty": 1.4},
+        {"min_p": 0.1, "top_k": 20, "top_p": 0.9}, {"temperature": 1.3},
+        {"allowed_token_ids": [4, 9, 11], "top_p": 0.5},
+        {"allowed_token_ids": [4], "bad_words_token_ids": [[4]]},
+    ]  # fmt: skip
+    h = Harness(vocab)
+    requests = [make_request(slot, [1, 2, 3], seed=seed * 100 + slot, **w) for slot, w in enumerate(wishes)]
+    for request in requests:
+        h.add(request)
+    gen = torch.Generator().manual_seed(seed)
+    for _ in range(2):
+        logits = torch.randn(len(wishes), vocab, generator=gen) * 2
+        want = [Naive(q, list(h.tokens[q.slot])).token(logits[q.slot].numpy()) for q in requests]
+        host = h.step(logits, list(range(len(wishes))))
+        assert list(host.errors) == [6]
+        assert host.token_ids[:6] == want[:6]
