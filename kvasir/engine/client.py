@@ -5,6 +5,7 @@ process and is driven by the event loop (AsyncLLM).
 """
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import subprocess
@@ -134,6 +135,8 @@ class ProcessClient:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Closes the socket, which ends the core; kills it if it does not end in time."""
+        with contextlib.suppress(OSError):  # the core may have closed its end already
+            self._sock.shutdown(socket.SHUT_RDWR)  # at once; closing the writer would wait for the event loop
         if self._writer is not None:
             self._writer.close()
         else:

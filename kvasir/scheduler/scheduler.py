@@ -88,9 +88,10 @@ class Scheduler:
             PromptTooLongError: it fits neither the context nor the KV cache.
         """
         bound = self.settings.max_queued_requests
-        if len(self.waiting) >= bound:
+        num_queued = len(self.waiting) - self._num_idle
+        if num_queued >= bound:
             raise QueueFullError(
-                f"{len(self.waiting)} requests wait already and the bound is {bound} (max_queued_requests): "
+                f"{num_queued} requests are queued already and the bound is {bound} (max_queued_requests): "
                 "try again later, or raise the bound."
             )
         if message.request_id in self._requests:
@@ -119,6 +120,11 @@ class Scheduler:
             )
         self._requests[req.request_id] = req
         self.waiting.push(req)
+
+    @property
+    def _num_idle(self) -> int:
+        """Requests that could run and do not: those who come for these places are not queueing."""
+        return max(0, self.settings.max_num_seqs - len(self.running))
 
     def abort_requests(self, request_ids: Iterable[str]) -> None:
         """Ends requests at once and silently, also those in a step in flight; unknown ids are ignored."""

@@ -32,10 +32,16 @@ def test_both_loops_give_what_each_request_gives_alone(overlap: bool, num_blocks
 def test_the_overlapped_loop_launches_a_step_before_it_reads_the_last() -> None:
     core = fake_core(overlap=True)
     core.add_request(request("r3", PROMPTS["r3"]))
-    assert core.step().get(0) is None or not core.step()[0].request_ids  # step 0 is launched, nothing is read
-    assert core.executor.num_steps == 2
-    heard = Heard().run(core)
-    assert heard.tokens["r3"][-1] == expected("r3")[-1]
+    heard = Heard()
+    for turn in range(4):
+        said = core.step()[0] if turn else None
+        if turn == 0:
+            assert all(not out.request_ids for out in core.step().values())  # step 0 is launched, nothing is read
+        else:
+            assert said.step_id == turn - 1
+            heard.take(said)
+        assert core.executor.num_steps == turn + 1
+    assert heard.run(core).tokens["r3"] == expected("r3")
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -82,11 +88,11 @@ def test_abort_between_any_two_steps_frees_everything() -> None:
 
 
 def test_a_full_queue_refuses_and_a_refusal_is_answered() -> None:
-    core = fake_core(max_queued_requests=2)
-    core.add_request(request("a", [1, 2]))
-    core.add_request(request("b", [1, 2]))
+    core = fake_core(max_queued_requests=1, max_num_seqs=1)
+    core.add_request(request("a", [1, 2]))  # takes the one place
+    core.add_request(request("b", [1, 2]))  # takes the one place in the queue
     late = request("c", [1, 2])
-    with pytest.raises(QueueFullError, match="2 requests wait already and the bound is 2") as caught:
+    with pytest.raises(QueueFullError, match="1 requests are queued already and the bound is 1") as caught:
         core.add_request(late)
     core.reject(late, caught.value)
     heard = Heard().run(core)

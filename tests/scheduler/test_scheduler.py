@@ -67,7 +67,7 @@ def test_an_empty_plan_says_nothing_and_keeps_what_is_to_be_said():
 
 
 def test_refusals_name_value_and_bound():
-    d = Driver(num_blocks=8, max_queued_requests=1)
+    d = Driver(num_blocks=8, max_num_seqs=1, max_queued_requests=1)
     with pytest.raises(PromptTooLongError, match="64 tokens and the context is 64"):
         d.scheduler.add_request(make_request("a", prompt(64)))
     with pytest.raises(PromptTooLongError, match=r"33 tokens and the KV cache holds 32 \(8 blocks of 4\)"):
@@ -76,10 +76,11 @@ def test_refusals_name_value_and_bound():
         d.scheduler.add_request(make_request("a", []))
     with pytest.raises(UserError, match="2 output tokens already and max_tokens is 2"):
         d.scheduler.add_request(make_request("a", [1], output_token_ids=[1, 2], max_tokens=2))
+    d.add(make_request("runs", prompt(3)))  # its place is free: it is not queueing
     d.add(make_request("a", prompt(3)))
-    with pytest.raises(QueueFullError, match="1 requests wait already and the bound is 1"):
+    with pytest.raises(QueueFullError, match="1 requests are queued already and the bound is 1"):
         d.scheduler.add_request(make_request("b", prompt(3)))
-    d.step()
+    d.scheduler.abort_requests(["runs"])
     with pytest.raises(UserError, match="'a' is in use"):
         d.scheduler.add_request(make_request("a", prompt(3)))
     d.run()
