@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import uvicorn
 
 from kvasir.entrypoints.http.app import build_app
@@ -13,6 +14,9 @@ from kvasir.entrypoints.http.server import bind
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.observability import Metrics
 from tests.http.fake_engine import FakeEngine
+
+# One for all tests: making a client reads the system's certificates, which takes longer than most tests.
+CLIENT = httpx.Client(verify=False, trust_env=False)
 
 
 class LiveServer:

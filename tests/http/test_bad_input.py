@@ -7,7 +7,7 @@ import pytest
 
 from kvasir.entrypoints.http.settings import ServerSettings
 from tests.http.fake_engine import FakeEngine
-from tests.http.live import LiveServer, serving
+from tests.http.live import CLIENT, LiveServer, serving
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 ASK = [{"role": "user", "content": "Hi"}]
@@ -138,7 +138,7 @@ CASES = (
 
 
 def test_the_table(server: LiveServer) -> None:
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, verify=False) as client:
         wrong = []
         for path, body, param in CASES:
             try:
@@ -156,52 +156,52 @@ def test_the_table(server: LiveServer) -> None:
 )
 def test_broken_json(server: LiveServer, body: bytes) -> None:
     for path in (CHAT, COMPLETION, "/tokenize", "/detokenize"):
-        check(httpx.post(server.url + path, content=body), 400)
+        check(CLIENT.post(server.url + path, content=body), 400)
 
 
 def test_content_type_does_not_matter(server: LiveServer) -> None:
     body = b'{"messages": [{"role": "user", "content": "Hi"}]}'
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        assert httpx.post(server.url + CHAT, content=body, headers={"content-type": kind}).status_code == 200
+        assert CLIENT.post(server.url + CHAT, content=body, headers={"content-type": kind}).status_code == 200
 
 
 def test_numbers_in_the_message(server: LiveServer) -> None:
-    long = httpx.post(server.url + COMPLETION, json={"prompt": [65] * 300})
+    long = CLIENT.post(server.url + COMPLETION, json={"prompt": [65] * 300})
     message = check(long, 400, "prompt")
     assert "300" in message and "256" in message and long.json()["error"]["code"] == "context_length_exceeded"
     message = check(
-        httpx.post(server.url + COMPLETION, json={"prompt": [65] * 200, "max_tokens": 57}), 400, "max_tokens"
+        CLIENT.post(server.url + COMPLETION, json={"prompt": [65] * 200, "max_tokens": 57}), 400, "max_tokens"
     )
     assert "200" in message and "57" in message and "256" in message
-    assert httpx.post(server.url + COMPLETION, json={"prompt": [65] * 200, "max_tokens": 56}).status_code == 200
+    assert CLIENT.post(server.url + COMPLETION, json={"prompt": [65] * 200, "max_tokens": 56}).status_code == 200
 
 
 def test_unknown_model_routes_and_methods(server: LiveServer) -> None:
     for path, body in ((CHAT, {"messages": ASK}), (COMPLETION, {"prompt": "a"}), ("/tokenize", {"prompt": "a"})):
-        check(httpx.post(server.url + path, json={**body, "model": "nope"}), 404, "model")
-        check(httpx.get(server.url + path), 405)
-        check(httpx.delete(server.url + path), 405)
-    check(httpx.post(server.url + "/v1/nothing", json={}), 404)
-    check(httpx.post(server.url + "/v1/models", json={}), 405)
-    check(httpx.post(server.url + CHAT + "/", json={"messages": ASK}), 404)
+        check(CLIENT.post(server.url + path, json={**body, "model": "nope"}), 404, "model")
+        check(CLIENT.get(server.url + path), 405)
+        check(CLIENT.delete(server.url + path), 405)
+    check(CLIENT.post(server.url + "/v1/nothing", json={}), 404)
+    check(CLIENT.post(server.url + "/v1/models", json={}), 405)
+    check(CLIENT.post(server.url + CHAT + "/", json={"messages": ASK}), 404)
 
 
 def test_no_tokenizer() -> None:
     with serving(FakeEngine(tokenizer=None)) as live:
-        check(httpx.post(live.url + CHAT, json={"messages": ASK}), 400)
-        check(httpx.post(live.url + COMPLETION, json={"prompt": "a"}), 400)
-        assert httpx.post(live.url + COMPLETION, json={"prompt": [5], "max_tokens": 2}).status_code == 200
+        check(CLIENT.post(live.url + CHAT, json={"messages": ASK}), 400)
+        check(CLIENT.post(live.url + COMPLETION, json={"prompt": "a"}), 400)
+        assert CLIENT.post(live.url + COMPLETION, json={"prompt": [5], "max_tokens": 2}).status_code == 200
 
 
 def test_body_bounds() -> None:
     with serving(FakeEngine(), ServerSettings(max_body_bytes=1000, body_timeout_s=0.3)) as live:
-        check(httpx.post(live.url + CHAT, content=b"x" * 2000), 413)
+        check(CLIENT.post(live.url + CHAT, content=b"x" * 2000), 413)
 
         def chunks() -> Any:
             for _ in range(20):
                 yield b"x" * 100
 
-        check(httpx.post(live.url + CHAT, content=chunks()), 413)
+        check(CLIENT.post(live.url + CHAT, content=chunks()), 413)
 
         def slow() -> Any:
             import time
@@ -210,4 +210,4 @@ def test_body_bounds() -> None:
             time.sleep(0.8)
             yield b"}"
 
-        check(httpx.post(live.url + CHAT, content=slow()), 408)
+        check(CLIENT.post(live.url + CHAT, content=slow()), 408)

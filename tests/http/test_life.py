@@ -12,7 +12,7 @@ from kvasir.entrypoints.http.middleware import OPEN_PATHS
 from kvasir.entrypoints.http.settings import ServerSettings
 from tests.http import sse
 from tests.http.fake_engine import FakeEngine, Script
-from tests.http.live import LiveServer, serving
+from tests.http.live import CLIENT, LiveServer, serving
 
 ASK = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100}
 
@@ -43,13 +43,13 @@ def test_hang_up_closes_the_generator(server: LiveServer, path: str, stream: boo
             time.sleep(0.1)
     until(lambda: server.engine.running == 0, 1.0)
     assert all(s.closed_early and s.tokens < 60 for s in server.engine.seen)
-    until(lambda: httpx.get(server.url + "/load").json() == {"server_load": 0})
+    until(lambda: CLIENT.get(server.url + "/load").json() == {"server_load": 0})
 
 
 def test_hang_up_before_the_first_token(server: LiveServer) -> None:
     server.engine.script = Script(delay_s=30)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(server.url + "/v1/chat/completions", json={**ASK, "stream": True}, timeout=0.2)
+        CLIENT.post(server.url + "/v1/chat/completions", json={**ASK, "stream": True}, timeout=0.2)
     until(lambda: len(server.engine.seen) == 1 and server.engine.seen[0].ended)
 
 
@@ -69,22 +69,22 @@ def test_a_slow_reader_holds_nothing_up(server: LiveServer) -> None:
         sock.sendall(
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
         )
-        assert httpx.post(server.url + "/v1/chat/completions", json=ASK).status_code == 200
+        assert CLIENT.post(server.url + "/v1/chat/completions", json=ASK).status_code == 200
 
 
 def test_draining() -> None:
     engine = FakeEngine(Script(text="x" * 40, delay_s=0.02))
     with serving(engine) as live:
         result: list[httpx.Response] = []
-        post = lambda: result.append(httpx.post(live.url + "/v1/chat/completions", json={**ASK, "stream": True}))
+        post = lambda: result.append(CLIENT.post(live.url + "/v1/chat/completions", json={**ASK, "stream": True}))
         thread = threading.Thread(target=post)
         thread.start()
         until(lambda: engine.running == 1)
         live.on_loop(lambda: setattr(live.app.state.inflight, "draining", True))
-        refused = httpx.post(live.url + "/v1/chat/completions", json=ASK)
+        refused = CLIENT.post(live.url + "/v1/chat/completions", json=ASK)
         assert refused.status_code == 503 and "shutting down" in refused.json()["error"]["message"]
         assert int(refused.headers["retry-after"]) >= 1
-        assert httpx.get(live.url + "/health").status_code == 503
+        assert CLIENT.get(live.url + "/health").status_code == 503
         thread.join()
         whole = sse.collect(sse.events(result[0]), chat=True, usage=False)
         assert whole["choices"][0]["text"] == "x" * 40, "what was accepted is finished"
@@ -96,7 +96,7 @@ def test_abort_at_the_end_of_a_drain() -> None:
         result: dict[bool, httpx.Response] = {}
 
         def post(stream: bool) -> None:
-            result[stream] = httpx.post(live.url + "/v1/chat/completions", json={**ASK, "stream": stream})
+            result[stream] = CLIENT.post(live.url + "/v1/chat/completions", json={**ASK, "stream": stream})
 
         threads = [threading.Thread(target=post, args=(s,)) for s in (True, False)]
         for t in threads:
@@ -120,24 +120,24 @@ def test_every_route_but_health_needs_a_key() -> None:
                 {"authorization": "one"},
                 {"authorization": "Basic one"},
             ):
-                status = httpx.get(live.url + path, headers=header).status_code
+                status = CLIENT.get(live.url + path, headers=header).status_code
                 assert status == (200 if path in OPEN_PATHS else 401), path
         for key in ("one", "two"):
-            ok = httpx.get(live.url + "/v1/models", headers={"Authorization": f"Bearer {key}"})
+            ok = CLIENT.get(live.url + "/v1/models", headers={"Authorization": f"Bearer {key}"})
             assert ok.status_code == 200
-        error = httpx.get(live.url + "/v1/models").json()["error"]
+        error = CLIENT.get(live.url + "/v1/models").json()["error"]
         assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
 
 
 def test_health_follows_the_engine(server: LiveServer) -> None:
     for path in ("/health", "/ping"):
-        assert httpx.get(server.url + path).status_code == 200
+        assert CLIENT.get(server.url + path).status_code == 200
     server.engine.is_alive, server.engine.dead_error = False, "gone"
-    assert httpx.get(server.url + "/health").status_code == 503
+    assert CLIENT.get(server.url + "/health").status_code == 503
 
 
 def test_tokens(server: LiveServer) -> None:
-    post = lambda path, **body: httpx.post(server.url + path, json=body).json()
+    post = lambda path, **body: CLIENT.post(server.url + path, json=body).json()
     assert post("/tokenize", prompt="ab") == {
         "count": 3, "max_model_len": 256, "tokens": [256, 97, 98], "token_strs": None,
     }  # fmt: skip
@@ -150,18 +150,18 @@ def test_tokens(server: LiveServer) -> None:
 
 
 def test_openapi_and_version(server: LiveServer) -> None:
-    schema = httpx.get(server.url + "/openapi.json").json()
+    schema = CLIENT.get(server.url + "/openapi.json").json()
     chat = schema["components"]["schemas"]["ChatCompletionRequest"]
     assert "messages" in chat["required"] and "temperature" in chat["properties"]
     assert set(schema["paths"]) >= {"/v1/chat/completions", "/v1/completions", "/tokenize"}
-    assert httpx.get(server.url + "/version").json()["version"]
+    assert CLIENT.get(server.url + "/version").json()["version"]
 
 
 def test_cors() -> None:
     with serving(FakeEngine(), ServerSettings(allowed_origins=("https://a.example",))) as live:
-        ok = httpx.get(live.url + "/v1/models", headers={"Origin": "https://a.example"})
+        ok = CLIENT.get(live.url + "/v1/models", headers={"Origin": "https://a.example"})
         assert ok.headers["access-control-allow-origin"] == "https://a.example"
-        other = httpx.get(live.url + "/v1/models", headers={"Origin": "https://b.example"})
+        other = CLIENT.get(live.url + "/v1/models", headers={"Origin": "https://b.example"})
         assert "access-control-allow-origin" not in other.headers
 
 
@@ -169,7 +169,7 @@ def test_metrics(server: LiveServer) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
     def sample(name: str, **labels: str) -> float:
-        text = httpx.get(server.url + "/metrics").text
+        text = CLIENT.get(server.url + "/metrics").text
         for family in text_string_to_metric_families(text):
             for s in family.samples:
                 if s.name == name and labels.items() <= s.labels.items():
@@ -177,7 +177,7 @@ def test_metrics(server: LiveServer) -> None:
         raise AssertionError(f"{name} is not in\n{text}")
 
     before = sample("kvasir:generation_tokens_total"), sample("kvasir:request_success_total", finished_reason="length")
-    httpx.post(server.url + "/v1/completions", json={"prompt": "abc", "max_tokens": 5, "n": 2})
+    CLIENT.post(server.url + "/v1/completions", json={"prompt": "abc", "max_tokens": 5, "n": 2})
     assert sample("kvasir:generation_tokens_total") == before[0] + 10
     assert sample("kvasir:request_success_total", finished_reason="length") == before[1] + 2
     assert sample("kvasir:request_generation_tokens_bucket", le="+Inf") == sample(

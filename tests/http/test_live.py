@@ -18,6 +18,7 @@ import pytest
 
 from tests.fixtures import checkpoint
 from tests.http import sse
+from tests.http.live import CLIENT
 
 ROOT = Path(__file__).resolve().parents[2]
 ASK = {"messages": [{"role": "user", "content": "Hello there, how are you?"}], "temperature": 0}
@@ -37,7 +38,7 @@ def process(*flags: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
             url = f"http://127.0.0.1:{port}"
             for _ in range(600):
                 try:
-                    if httpx.get(url + "/health").status_code == 200:
+                    if CLIENT.get(url + "/health").status_code == 200:
                         break
                 except httpx.TransportError:
                     time.sleep(0.1)
@@ -57,7 +58,7 @@ def url() -> Iterator[str]:
 
 
 def metric(url: str, name: str) -> float:
-    lines = httpx.get(url + "/metrics").text.splitlines()
+    lines = CLIENT.get(url + "/metrics").text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"kvasir:{name}{{"))
 
 
@@ -67,8 +68,8 @@ def test_stream_is_the_whole(url: str) -> None:
         ("/v1/completions", {"prompt": ["Hello", "Once"], "max_tokens": 24, "logprobs": 1, "temperature": 0}, False),
         ("/v1/completions", {"prompt": "Hello", "max_tokens": 12, "n": 3, "seed": 7, "stop": ["e"]}, False),
     ):
-        whole = httpx.post(url + path, json=body, timeout=60).json()
-        streamed = httpx.post(
+        whole = CLIENT.post(url + path, json=body, timeout=60).json()
+        streamed = CLIENT.post(
             url + path, json={**body, "stream": True, "stream_options": {"include_usage": True}}, timeout=60
         )
         got, wanted = sse.collect(sse.events(streamed), chat=chat, usage=True), sse.plain(whole, chat=chat)
@@ -94,7 +95,7 @@ def test_openai_client(url: str) -> None:
 def test_prefix_hits_are_in_the_usage(url: str) -> None:
     body = {"prompt": list(range(20, 120)), "max_tokens": 2, "cache_salt": "test-prefix"}
     counts = [
-        httpx.post(url + "/v1/completions", json=body).json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+        CLIENT.post(url + "/v1/completions", json=body).json()["usage"]["prompt_tokens_details"]["cached_tokens"]
         for _ in range(2)
     ]
     assert counts == [0, 96]
@@ -102,7 +103,7 @@ def test_prefix_hits_are_in_the_usage(url: str) -> None:
 
 def test_echo_scores_the_prompt(url: str) -> None:
     body = {"prompt": [20, 21, 22], "max_tokens": 0, "echo": True, "logprobs": 1}
-    logprobs = httpx.post(url + "/v1/completions", json=body).json()["choices"][0]["logprobs"]
+    logprobs = CLIENT.post(url + "/v1/completions", json=body).json()["choices"][0]["logprobs"]
     assert logprobs["token_logprobs"][0] is None
     assert all(lp < 0 for lp in logprobs["token_logprobs"][1:]) and len(logprobs["tokens"]) == 3
 
@@ -117,7 +118,7 @@ def test_hang_up_frees_the_blocks(url: str, stream: bool) -> None:
                 time.sleep(0.3)
                 raise httpx.ReadTimeout("we hang up")
     for _ in range(100):
-        if metric(url, "num_requests_running") == 0 and httpx.get(url + "/load").json()["server_load"] == 0:
+        if metric(url, "num_requests_running") == 0 and CLIENT.get(url + "/load").json()["server_load"] == 0:
             break
         time.sleep(0.1)
     assert metric(url, "num_requests_running") == 0
@@ -131,17 +132,17 @@ def test_sigterm_drains() -> None:
 
         def post() -> None:
             body = {"prompt": "Hello", "max_tokens": 200, "ignore_eos": True, "stream": True}
-            result.append(httpx.post(url + "/v1/completions", json=body, timeout=60))
+            result.append(CLIENT.post(url + "/v1/completions", json=body, timeout=60))
 
         thread = threading.Thread(target=post)
         thread.start()
-        while httpx.get(url + "/load").json()["server_load"] == 0:
+        while CLIENT.get(url + "/load").json()["server_load"] == 0:
             time.sleep(0.01)
         server.send_signal(signal.SIGTERM)
         refused = None
         while refused is None or refused.status_code == 200:
             try:
-                refused = httpx.post(url + "/v1/completions", json={"prompt": "x", "max_tokens": 1})
+                refused = CLIENT.post(url + "/v1/completions", json={"prompt": "x", "max_tokens": 1})
             except httpx.TransportError:  # the stream was quicker than this test
                 break
         assert refused is None or refused.status_code == 503

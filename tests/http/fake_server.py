@@ -1,0 +1,32 @@
+"""A server process over a scripted engine: `python -m tests.http.fake_server SHUTDOWN_TIMEOUT`; prints its port."""
+
+import asyncio
+import sys
+import threading
+
+import uvloop
+
+from kvasir.config import ServerArgs
+from kvasir.entrypoints.http.server import Server, bind, listen
+from kvasir.entrypoints.http.settings import ServerSettings
+from tests.http.fake_engine import FakeEngine, Script
+
+
+def main() -> int:
+    args = ServerArgs(port=0, shutdown_timeout=float(sys.argv[1]))
+    engine = FakeEngine(Script(text="x" * 100, delay_s=0.02))
+    sock = bind(args.host, 0, None)
+    listen(sock)
+    print(sock.getsockname()[1], flush=True)
+
+    def die_when_told() -> None:
+        sys.stdin.readline()
+        engine.is_alive, engine.dead_error = False, "the test said so"
+
+    threading.Thread(target=die_when_told, daemon=True).start()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(engine, ServerSettings(), sock, args).run())  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
