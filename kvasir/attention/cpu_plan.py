@@ -4,9 +4,9 @@ A plan (one per sliding window that the model's layers use) lists decode groups 
 
 - decode rows of similar length form a group, padded to its longest row and gathered together, as long as padding stays
   small and the gathered rows stay in the processor's cache; a long row that can be read in place is a group of one;
-- a prefill row is one causal call when nothing is cached and the window does not cut it, and otherwise one or more chunks
-  with a mask. What a mask says depends only on key position minus query position, so with the queries in reverse order
-  mask[i, j] = band[i + j]: a view of one short vector, whatever the size of the matrix.
+- a prefill row is one causal call when nothing is cached and the window does not cut it, and otherwise one or more
+  chunks with a mask. What a mask says depends only on key position minus query position, so with the queries in
+  reverse order mask[i, j] = band[i + j]: a view of one short vector, whatever the size of the matrix.
 """
 
 from dataclasses import dataclass, field

@@ -155,10 +155,7 @@ def run_backend(
     cache = torch.full(cache_shape, float("nan") if poison else 0.0, dtype=step.query.dtype, device=device)
     fill_cache(step, *views(backend.name, cache))
     moved = AttentionBatch(
-        **{
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(batch).items()
-        }
+        **{name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in vars(batch).items()}
     )
     need = need_of(step, device, window, cap)
     metadata = backend.make_builder(need).build(moved)

@@ -35,7 +35,7 @@ def bfloat16_dot() -> None:
         bits = handle.data.astype(np.uint32) << 16
         return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
 
-    def create_dot(self, a, b, d, *rest):  # noqa: ANN001, ANN002
+    def create_dot(self, a, b, d, *rest):
         return plain(self, widen(a), widen(b), d, *rest)
 
     interpreter.InterpreterBuilder.create_dot = create_dot

@@ -32,7 +32,9 @@ def test_rms_norm(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     x, weight = (torch.randn(shape) * 3).to(dtype), torch.randn(shape[-1]).to(dtype)
     near(rms_norm(x, weight, 1e-6), norm.rms_norm(x, weight, 1e-6))
     residual = torch.randn(shape).to(dtype)
-    for got, want in zip(add_rms_norm(x, residual, weight, 1e-6), norm.add_rms_norm(x, residual, weight, 1e-6)):
+    for got, want in zip(
+        add_rms_norm(x, residual, weight, 1e-6), norm.add_rms_norm(x, residual, weight, 1e-6), strict=True
+    ):
         near(got, want)
 
 
@@ -58,7 +60,7 @@ def test_apply_rope(dtype: torch.dtype, rot_dim: int, head_size: int, num_heads:
     packed = torch.randn(3, num_heads + num_kv_heads, head_size).to(dtype)
     q, k = packed[:, :num_heads], packed[:, num_heads:]
     cache, positions = torch.rand(50, rot_dim) * 2 - 1, torch.randint(0, 50, (3,))
-    for got, want in zip(apply_rope(positions, q, k, cache), rope.apply_rope(positions, q, k, cache)):
+    for got, want in zip(apply_rope(positions, q, k, cache), rope.apply_rope(positions, q, k, cache), strict=True):
         near(got, want)
 
 
@@ -67,7 +69,7 @@ def test_reshape_and_cache(num_kv_heads: int) -> None:
     key, value = torch.randn(5, num_kv_heads, 40), torch.randn(5, num_kv_heads, 40)
     slots = torch.tensor([33, -1, 0, 17, -1])
     caches = [torch.zeros(4, 2, num_kv_heads, 16, 40) for _ in range(2)]  # the Triton backend's layout
-    for cache, write in zip(caches, (reshape_and_cache, kv_write.reshape_and_cache)):
+    for cache, write in zip(caches, (reshape_and_cache, kv_write.reshape_and_cache), strict=True):
         write(key, value, cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2), slots)
     assert torch.equal(*caches)
     assert int((caches[0] != 0).sum()) == 3 * 2 * num_kv_heads * 40

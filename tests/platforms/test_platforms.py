@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kvasir.errors import ConfigError
-from kvasir.platforms import detect
 from kvasir.platforms import cpu as cpu_module
+from kvasir.platforms import detect
 from kvasir.platforms.cpu import CpuPlatform, cpu_cores, host_memory
 
 GIB = 1 << 30

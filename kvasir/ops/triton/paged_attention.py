@@ -100,9 +100,7 @@ def paged_attention(
     if num_decodes:
         _decode(query, key_cache, value_cache, seq_lens, block_table, output, num_decodes, common)
     if query.shape[0] > num_decodes:
-        _prefill(
-            query, key_cache, value_cache, query_start_loc, seq_lens, block_table, output, num_decodes, common
-        )
+        _prefill(query, key_cache, value_cache, query_start_loc, seq_lens, block_table, output, num_decodes, common)
     return output
 
 

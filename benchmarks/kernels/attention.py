@@ -1,0 +1,248 @@
+"""Attention kernels alone on one card: decode as graph replays over random block tables, prefill of one long prompt.
+
+    python benchmarks/kernels/attention.py                 # what the engine launches, next to the card's ceilings
+    python benchmarks/kernels/attention.py --sweep         # other variants, to choose the frozen ones from
+    python benchmarks/kernels/attention.py --only decode --layout token
+
+Prints one JSON object a line. `fraction` is of the read bandwidth measured in the same run. Each graph walks over
+several layers' caches (2 GiB or more in all), so that nothing is read from the last-level cache that a model's next
+step would not find there. Inputs are random normal, never zeros.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from kvasir.ops.triton import paged_attention as launch
+from kvasir.ops.triton.kv_write import reshape_and_cache
+from kvasir.ops.triton.norm import add_rms_norm
+from kvasir.ops.triton.rope import apply_rope
+
+HEADS = [(16, 8, 128), (32, 8, 128)]
+DECODE = [(32, 640), (256, 576), (16, 16000), (1, 2000)]
+BYTES_PER_GRAPH = 2 << 30
+BLOCK_SIZE = 16
+
+
+def show(**fields: object) -> None:
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in fields.items()}), flush=True)
+
+
+def seconds(run: Callable[[], object], repeats: int = 20) -> float:
+    """Median of single timings after a warm-up."""
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(times)
+
+
+def graph_of(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph
+
+
+def read_bandwidth() -> float:
+    """Bytes per second of a reduction over 4 GiB."""
+    data = torch.randn(1 << 30, device="cuda")
+    rate = data.nbytes / seconds(lambda: torch.sum(data))
+    show(what="read_bandwidth", tb_s=rate / 1e12, card=torch.cuda.get_device_name(), torch=torch.__version__,
+         triton=triton.__version__)
+    return rate
+
+
+class Caches:
+    """Several layers' caches, each filled with its own numbers, and block tables that jump about in them."""
+
+    def __init__(self, rows: int, tokens: int, num_kv_heads: int, head_size: int, layout: str) -> None:
+        per_row = -(-tokens // BLOCK_SIZE)
+        num_blocks = rows * per_row
+        layer_bytes = num_blocks * BLOCK_SIZE * num_kv_heads * head_size * 2 * 2
+        self.layers = []
+        for _ in range(max(2, math.ceil(BYTES_PER_GRAPH / layer_bytes))):
+            if layout == "head":  # the engine's: [N, 2, K, S, D]
+                cache = torch.randn(num_blocks, 2, num_kv_heads, BLOCK_SIZE, head_size, device="cuda",
+                                    dtype=torch.bfloat16)
+                self.layers.append((cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)))
+            else:  # [N, 2, S, K, D]
+                cache = torch.randn(num_blocks, 2, BLOCK_SIZE, num_kv_heads, head_size, device="cuda",
+                                    dtype=torch.bfloat16)
+                self.layers.append((cache[:, 0], cache[:, 1]))
+        self.table = torch.randperm(num_blocks, device="cuda").int().view(rows, per_row)
+        self.seq_lens = torch.full((rows,), tokens, dtype=torch.int32, device="cuda")
+        self.read_bytes = rows * tokens * num_kv_heads * head_size * 2 * 2  # one layer
+
+
+def decode_once(
+    caches: Caches,
+    query: torch.Tensor,
+    config: launch.DecodeConfig | None,
+    plan: launch.SplitPlan | None,
+) -> tuple[float, torch.Tensor]:
+    """Seconds per layer, and the first layer's output."""
+    outputs = [torch.empty_like(query) for _ in caches.layers]
+
+    def run() -> None:
+        for (key_cache, value_cache), output in zip(caches.layers, outputs, strict=True):
+            common = launch._common_arguments(query, key_cache, query.shape[2] ** -0.5, None, None)
+            launch._decode(query, key_cache, value_cache, caches.seq_lens, caches.table, output, query.shape[0],
+                           common, config, plan)
+
+    graph = graph_of(run)
+    return seconds(graph.replay) / len(caches.layers), outputs[0]
+
+
+def decode(rate: float, sweep: bool, layout: str) -> None:
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    for (num_heads, num_kv_heads, head_size), (rows, tokens) in itertools.product(HEADS, DECODE):
+        caches = Caches(rows, tokens, num_kv_heads, head_size, layout)
+        query = torch.randn(rows, num_heads, head_size, device="cuda", dtype=torch.bfloat16)
+        default = (launch.decode_config(head_size, torch.bfloat16), launch.split_plan(rows, num_kv_heads, processors))
+        candidates = [default]
+        if sweep:
+            configs = [launch.DecodeConfig(n, w, s) for n, w, s in itertools.product((32, 64, 128), (2, 4, 8), (2, 3, 4))]
+            candidates += [(config, default[1]) for config in configs if config != default[0]]
+            plans = [launch.SplitPlan(s, m) for s, m in itertools.product((1, 2, 4, 8, 16, 32), (128, 256, 512, 2048))]
+            candidates += [(default[0], plan) for plan in plans if plan != default[1]]
+        first = None
+        for config, plan in candidates:
+            fields = {"what": "decode", "rows": rows, "tokens": tokens, "heads": num_heads, "kv_heads": num_kv_heads,
+                      "layout": layout, "default": (config, plan) == default, "block_n": config.block_n,
+                      "warps": config.num_warps, "stages": config.num_stages, "splits": plan.splits,
+                      "min_split": plan.min_split}
+            try:
+                taken, output = decode_once(caches, query, config, plan)
+            except triton.runtime.errors.OutOfResources as error:
+                show(**fields, refused=str(error))
+                continue
+            if first is None:
+                first = output.clone()
+            wrong = (output.float() - first.float()).abs().max().item()
+            show(**fields, us=taken * 1e6, tb_s=caches.read_bytes / taken / 1e12,
+                 fraction=caches.read_bytes / taken / rate, difference=wrong)
+        del caches
+        torch.cuda.empty_cache()
+
+
+def prefill_once(
+    query: torch.Tensor, cache: torch.Tensor, table: torch.Tensor, context: int, config: launch.PrefillConfig | None
+) -> tuple[float, torch.Tensor]:
+    tokens = query.shape[0]
+    starts = torch.tensor([0, tokens], dtype=torch.int32, device="cuda")
+    seq_lens = torch.tensor([context + tokens], dtype=torch.int32, device="cuda")
+    key_cache, value_cache = cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)
+    output = torch.empty_like(query)
+    common = launch._common_arguments(query, key_cache, query.shape[2] ** -0.5, None, None)
+
+    def run() -> None:
+        launch._prefill(query, key_cache, value_cache, starts, seq_lens, table, output, 0, common, config)
+
+    return seconds(run), output
+
+
+def prefill(sweep: bool, tokens: int = 8192) -> None:
+    for num_heads, num_kv_heads, head_size in HEADS:
+        shape = {"heads": num_heads, "kv_heads": num_kv_heads, "tokens": tokens}
+        query = torch.randn(tokens, num_heads, head_size, device="cuda", dtype=torch.bfloat16)
+        for context in (0, 8192):
+            num_blocks = (tokens + context) // BLOCK_SIZE
+            cache = torch.randn(num_blocks, 2, num_kv_heads, BLOCK_SIZE, head_size, device="cuda", dtype=torch.bfloat16)
+            table = torch.randperm(num_blocks, device="cuda").int().view(1, -1)
+            flops = 4 * num_heads * head_size * (tokens * tokens / 2 + tokens * context)
+            default = launch.prefill_config(head_size, torch.bfloat16)
+            candidates = [default]
+            if sweep and context == 0:
+                others = itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
+                candidates += [c for c in itertools.starmap(launch.PrefillConfig, others) if c != default]
+            first = None
+            for config in candidates:
+                fields = {"what": "prefill", **shape, "context": context, "default": config == default,
+                          "block_m": config.block_m, "block_n": config.block_n, "warps": config.num_warps,
+                          "stages": config.num_stages}
+                try:
+                    taken, output = prefill_once(query, cache, table, context, config)
+                except triton.runtime.errors.OutOfResources as error:
+                    show(**fields, refused=str(error))
+                    continue
+                if first is None:
+                    first = output.clone()
+                wrong = (output.float() - first.float()).abs().max().item()
+                show(**fields, ms=taken * 1e3, tflop_s=flops / taken / 1e12, difference=wrong)
+        library_prefill(query, num_kv_heads, shape)
+
+
+def library_prefill(query: torch.Tensor, num_kv_heads: int, shape: dict[str, int]) -> None:
+    """The same prompt through torch's own backends over contiguous keys and values."""
+    tokens, num_heads, head_size = query.shape
+    q = query.transpose(0, 1).unsqueeze(0)  # [1, H, T, D]
+    k, v = (torch.randn(1, num_kv_heads, tokens, head_size, device="cuda", dtype=q.dtype) for _ in range(2))
+    for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
+        try:
+            with sdpa_kernel(backend):
+                taken = seconds(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True))
+        except RuntimeError as error:
+            show(what="prefill_library", backend=backend.name, **shape, refused=str(error).splitlines()[0])
+            continue
+        flops = 4 * num_heads * head_size * tokens * tokens / 2
+        show(what="prefill_library", backend=backend.name, **shape, ms=taken * 1e3, tflop_s=flops / taken / 1e12)
+
+
+def small() -> None:
+    """The step's small kernels, 64 launches in one graph, microseconds each."""
+    for tokens in (1, 32, 256):
+        x, residual = (torch.randn(tokens, 1024, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        weight = torch.randn(1024, device="cuda", dtype=torch.bfloat16)
+        packed = torch.randn(tokens, 32, 128, device="cuda", dtype=torch.bfloat16)
+        table = torch.rand(4096, 128, device="cuda")
+        positions = torch.randint(0, 4096, (tokens,), device="cuda")
+        cache = torch.randn(1024, 2, 8, BLOCK_SIZE, 128, device="cuda", dtype=torch.bfloat16)
+        slots = torch.randperm(1024 * BLOCK_SIZE, device="cuda")[:tokens]
+        views = cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)
+        runs = {
+            "add_rms_norm": lambda: add_rms_norm(x, residual, weight, 1e-6),  # noqa: B023
+            "apply_rope": lambda: apply_rope(positions, packed[:, :16], packed[:, 16:24], table),  # noqa: B023
+            "reshape_and_cache": lambda: reshape_and_cache(packed[:, 16:24], packed[:, 24:], *views, slots),  # noqa: B023
+        }
+        for name, run in runs.items():
+            graph = graph_of(lambda: [run() for _ in range(64)])  # noqa: B023
+            show(what=name, tokens=tokens, us=seconds(graph.replay) / 64 * 1e6)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["decode", "prefill", "small"])
+    parser.add_argument("--sweep", action="store_true", help="other variants too")
+    parser.add_argument("--layout", choices=["head", "token"], default="head", help="of the cache, for decode")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    rate = read_bandwidth()
+    if args.only in (None, "decode"):
+        decode(rate, args.sweep, args.layout)
+    if args.only in (None, "prefill"):
+        prefill(args.sweep)
+    if args.only in (None, "small"):
+        small()
+
+
+if __name__ == "__main__":
+    main()

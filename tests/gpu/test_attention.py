@@ -1,0 +1,165 @@
+"""The Triton backend on the card against the float64 oracle; unused cache slots hold NaN throughout."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from kvasir.attention.backend import AttentionBatch
+from kvasir.attention.reference import ReferenceBackend
+from tests.attention.ragged import Shape, Step, expected, make_step, need_of, random_lens, run_backend
+
+pytest.importorskip("triton")
+from kvasir.attention.triton import TritonBackend
+
+pytestmark = pytest.mark.gpu
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+QWEN, LLAMA = Shape(16, 8, 128, 16), Shape(32, 8, 128, 16)
+
+
+def check(step: Step, window: int | None = None, cap: float | None = None) -> None:
+    scale = step.shape.head_size**-0.5
+    got = run_backend(TritonBackend, step, scale, window, cap, device="cuda")
+    tolerance = TOLERANCE[step.query.dtype]
+    torch.testing.assert_close(got.double(), expected(step, scale, window, cap), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("window", [None, 1, 100])
+@pytest.mark.parametrize("kind", ["decode", "prefill", "chunk", "mixed"])
+@pytest.mark.parametrize("seed", range(2))
+def test_ragged_steps(kind: str, window: int | None, dtype: torch.dtype, seed: int) -> None:
+    check(make_step(random_lens(kind, seed, longest=700), QWEN, dtype, seed), window)
+
+
+@pytest.mark.parametrize("kind", ["decode", "mixed"])
+@pytest.mark.parametrize("window", [None, 64])
+def test_soft_cap(kind: str, window: int | None) -> None:
+    check(make_step(random_lens(kind, 9, longest=500), LLAMA, torch.bfloat16, 9), window, cap=5.0)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(4, 4, 64, 32),
+        Shape(14, 2, 64, 16),
+        Shape(8, 1, 80, 64),
+        Shape(6, 2, 96, 128),
+        Shape(28, 4, 128, 16),
+        Shape(64, 8, 128, 64),
+        Shape(8, 4, 256, 16),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_shapes(shape: Shape, dtype: torch.dtype) -> None:
+    check(make_step(random_lens("mixed", 4, longest=300), shape, dtype, 4))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 31, 32, 130, 300])
+def test_many_decode_rows(rows: int) -> None:
+    lens = [(int(n), 1) for n in torch.randint(0, 400, (rows,), generator=torch.Generator().manual_seed(rows))]
+    check(make_step(lens, QWEN, torch.bfloat16, rows))
+
+
+def test_one_row_far_longer_than_the_others() -> None:
+    check(make_step([(9000, 1), (3, 1), (500, 1), (4095, 1)], LLAMA, torch.bfloat16, 1))
+
+
+def test_long_prompt_and_long_context() -> None:
+    check(make_step([(2, 1), (3000, 200), (0, 1500)], QWEN, torch.bfloat16, 2))
+
+
+def test_many_prefill_rows() -> None:
+    lens = [(int(n) % 50, 2 + int(n)) for n in torch.randint(0, 60, (200,), generator=torch.Generator().manual_seed(3))]
+    check(make_step(lens, Shape(4, 2, 64, 16), torch.bfloat16, 3))
+
+
+@pytest.mark.parametrize("lens", [[(300, 1), (0, 0), (0, 0)], [(300, 1), (3, 5), (0, 7)]])
+def test_padding_gives_zeros(lens: list[tuple[int, int]]) -> None:
+    step = make_step(lens, QWEN, torch.bfloat16, 7, padded_tokens=2)
+    got = run_backend(TritonBackend, step, 0.1, device="cuda")
+    assert bool((got[sum(step.batch.query_lens) :] == 0).all())
+
+
+def test_reference_backend_runs_on_the_card() -> None:
+    step = make_step(random_lens("mixed", 5), Shape(), torch.bfloat16, 5)
+    got = run_backend(ReferenceBackend, step, 0.2, device="cuda")
+    torch.testing.assert_close(got.double(), expected(step, 0.2), atol=3e-2, rtol=3e-2)
+
+
+def on_card(batch: AttentionBatch) -> AttentionBatch:
+    moved = {k: v.cuda() for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
+    return dataclasses.replace(batch, **moved)
+
+
+@pytest.mark.parametrize("window", [None, 50])
+def test_a_captured_decode_step_replays_for_other_lengths(window: int | None) -> None:
+    """One graph of 8 rows, replayed over batches of other lengths, tables and paddings, as the runner will do."""
+    rows, max_blocks, num_blocks, shape, dtype = 8, 64, 520, QWEN, torch.bfloat16
+    cache = torch.full(TritonBackend.kv_cache_shape(num_blocks, 16, 8, 128), float("nan"), dtype=dtype, device="cuda")
+    static = AttentionBatch(
+        query_start_loc=torch.arange(rows + 1, dtype=torch.int32, device="cuda"),
+        seq_lens=torch.ones(rows, dtype=torch.int32, device="cuda"),
+        block_table=torch.zeros(rows, max_blocks, dtype=torch.int32, device="cuda"),
+        slot_mapping=torch.full((rows,), -1, dtype=torch.int64, device="cuda"),
+        num_reqs=rows,
+        num_tokens=rows,
+        num_decodes=rows,
+        max_query_len=1,
+        max_seq_len=max_blocks * 16,
+        query_lens=[1] * rows,
+        context_lens=[max_blocks * 16 - 1] * rows,
+    )
+    query = torch.zeros(rows, 16, 128, dtype=dtype, device="cuda")
+    key, value = (torch.zeros(rows, 8, 128, dtype=dtype, device="cuda") for _ in range(2))
+    impl = TritonBackend.make_impl(16, 128, 0.1, 8, window)
+
+    def run() -> torch.Tensor:
+        return impl.forward(query, key, value, cache, static)
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = run()
+
+    for seed in range(4):
+        lens = [
+            (int(n), 1) for n in torch.randint(0, 900, (rows - seed,), generator=torch.Generator().manual_seed(seed))
+        ]
+        step = make_step(lens, shape, dtype, seed)
+        count = len(lens)
+        cache.fill_(float("nan"))
+        keys, values = cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)
+        batch = on_card(step.batch)
+        for row, (context, _) in enumerate(lens):
+            positions = torch.arange(context, device="cuda")
+            blocks = batch.block_table[row].long()[positions // 16]
+            keys[blocks, positions % 16] = step.keys[row][:context].cuda()
+            values[blocks, positions % 16] = step.values[row][:context].cuda()
+        static.seq_lens.zero_()
+        static.seq_lens[:count] = batch.seq_lens
+        static.block_table.zero_()
+        static.block_table[:count, : batch.block_table.shape[1]] = batch.block_table
+        static.slot_mapping.fill_(-1)
+        static.slot_mapping[:count] = batch.slot_mapping
+        query[:count], key[:count], value[:count] = (
+            step.query.cuda(),
+            *(step.new(x).cuda() for x in (step.keys, step.values)),
+        )
+        graph.replay()
+        torch.cuda.synchronize()
+        want = expected(step, 0.1, window)
+        torch.testing.assert_close(output[:count].double().cpu(), want, atol=3e-2, rtol=3e-2)
+        assert bool((output[count:] == 0).all()), "padded rows"
+
+
+def test_the_selector_takes_triton_on_this_card() -> None:
+    step = make_step([(3, 1)], QWEN, torch.bfloat16, 0)
+    need = dataclasses.replace(need_of(step, "cuda", None, None), capability=torch.cuda.get_device_capability())
+    from kvasir.attention.selector import get_attn_backend
+
+    assert get_attn_backend(need)[0].name == "triton"

@@ -1,0 +1,74 @@
+"""Small Triton kernels on the card, through the ops' faces, against the reference on the CPU."""
+
+import pytest
+import torch
+
+from kvasir import ops
+from kvasir.ops.reference import activation, kv_write, norm, rope
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def near(got: torch.Tensor, want: torch.Tensor) -> None:
+    tolerance = TOLERANCE[got.dtype]
+    torch.testing.assert_close(got.cpu(), want, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1024), (300, 1024), (7, 4096), (3, 8192), (5, 1000), (4097, 64), (0, 64)])
+def test_norms(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    x, residual, weight = (torch.randn(s).to(dtype) for s in (shape, shape, shape[-1:]))
+    near(ops.rms_norm(x.cuda(), weight.cuda(), 1e-6), norm.rms_norm(x, weight, 1e-6))
+    got = ops.add_rms_norm(x.cuda(), residual.cuda(), weight.cuda(), 1e-6)
+    for mine, want in zip(got, norm.add_rms_norm(x, residual, weight, 1e-6), strict=True):
+        near(mine, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_of_heads_in_a_packed_projection(dtype: torch.dtype) -> None:
+    packed, weight = torch.randn(37, 24, 128).to(dtype), torch.randn(128).to(dtype)
+    for heads in (slice(0, 16), slice(16, 24)):
+        near(ops.rms_norm(packed.cuda()[:, heads], weight.cuda(), 1e-6), norm.rms_norm(packed[:, heads], weight, 1e-6))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [64, 3072, 14336, 1000])
+@pytest.mark.parametrize("tokens", [1, 65])
+def test_silu_and_mul(dtype: torch.dtype, size: int, tokens: int) -> None:
+    x = torch.randn(tokens, 2 * size).to(dtype)
+    near(ops.silu_and_mul(x.cuda()), activation.silu_and_mul(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rot_dim", "head_size"), [(128, 128), (64, 64), (32, 128), (80, 80), (256, 256)])
+@pytest.mark.parametrize("tokens", [1, 77])
+def test_apply_rope(dtype: torch.dtype, rot_dim: int, head_size: int, tokens: int) -> None:
+    packed = torch.randn(tokens, 20, head_size).to(dtype)
+    cache, positions = torch.rand(4096, rot_dim) * 2 - 1, torch.randint(0, 4096, (tokens,))
+    on_card = packed.cuda()
+    got = ops.apply_rope(positions.cuda(), on_card[:, :16], on_card[:, 16:], cache.cuda())
+    want = rope.apply_rope(positions, packed[:, :16], packed[:, 16:], cache)
+    for mine, theirs in zip(got, want, strict=True):
+        near(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", [1, 200])
+def test_reshape_and_cache(dtype: torch.dtype, tokens: int) -> None:
+    key, value = torch.randn(tokens, 8, 128).to(dtype), torch.randn(tokens, 8, 128).to(dtype)
+    slots = torch.randperm(64 * 16)[:tokens]
+    slots[::3] = -1
+    cache = torch.zeros(64, 2, 8, 16, 128, dtype=dtype)
+    mine = cache.cuda()
+    views = [(c[:, 0].transpose(1, 2), c[:, 1].transpose(1, 2)) for c in (mine, cache)]
+    ops.reshape_and_cache(key.cuda(), value.cuda(), *views[0], slots.cuda())
+    kv_write.reshape_and_cache(key, value, *views[1], slots)
+    assert torch.equal(mine.cpu(), cache)
+
+
+def test_triton_serves_every_op_on_cuda() -> None:
+    pytest.importorskip("triton")
+    assert all(choice.implementation.startswith("triton.") for choice in ops.choices("cuda"))
