@@ -23,6 +23,7 @@ from words import CAPITALS, COLORS, COMMON_WORDS, FIRST_NAMES
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>")
 PIECES = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
+PIECES_FILE = Path(__file__).with_name("pieces.json")
 VOCAB_LIMIT = 1024
 
 CHAT_TEMPLATE = """\
@@ -123,20 +124,28 @@ def frequent_pieces(limit: int) -> list[str]:
 
 
 def build_vocab() -> dict[str, int]:
-    """Special tokens first, then the bytes, then whole pieces."""
+    """Special tokens first, then the bytes, then whole pieces.
+
+    The pieces were counted once and are kept in a file: trained weights are bound to them,
+    while the training text may still change.
+    """
     tokens = [*SPECIAL_TOKENS, *TAGS, *_ALPHABET]
-    tokens += [_visible(piece) for piece in frequent_pieces(VOCAB_LIMIT - len(tokens))]
-    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    tokens += [_visible(piece) for piece in json.loads(PIECES_FILE.read_text(encoding="utf-8"))]
+    tokens = list(dict.fromkeys(tokens))
+    # The model has exactly VOCAB_LIMIT outputs, and every one of them must decode to something.
+    tokens += [f"<|reserved_{number}|>" for number in range(VOCAB_LIMIT - len(tokens))]
+    return {token: index for index, token in enumerate(tokens)}
 
 
 def build_tokenizer(vocab: dict[str, int]) -> dict[str, Any]:
     """The content of tokenizer.json."""
+    reserved = [token for token in vocab if token.startswith("<|reserved_")]
     added = [
         {
             "id": vocab[token], "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-            "normalized": False, "special": token in SPECIAL_TOKENS,
+            "normalized": False, "special": token not in TAGS,
         }
-        for token in (*SPECIAL_TOKENS, *TAGS)
+        for token in (*SPECIAL_TOKENS, *TAGS, *reserved)
     ]
     return {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
@@ -203,5 +212,10 @@ def load_encoder(folder: Path) -> FastEncoder:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="+")
-    for target in parser.parse_args().folder:
+    parser.add_argument("--recount", action="store_true", help="choose the pieces anew; asks for training from scratch")
+    args = parser.parse_args()
+    if args.recount:
+        room = VOCAB_LIMIT - len(SPECIAL_TOKENS) - len(TAGS) - len(_ALPHABET)
+        PIECES_FILE.write_text(json.dumps(frequent_pieces(room), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    for target in args.folder:
         write(target)
