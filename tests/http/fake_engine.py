@@ -42,6 +42,13 @@ class ByteTokenizer:
     def pieces(self) -> "BytePieces":
         return BytePieces()
 
+    @property
+    def chat_template(self) -> str | None:
+        return "system user assistant"
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return ([BOS] if add_special_tokens else []) + list(text.encode())
 
@@ -54,7 +61,7 @@ class ByteTokenizer:
             pieces.append(run.decode("utf-8", errors="replace"))
             run = bytearray()
             if not skip_special_tokens:
-                pieces.append(SPECIAL[i])
+                pieces.append(SPECIAL.get(i, ""))  # as the real one: an id without a token adds nothing
         return "".join(pieces) + run.decode("utf-8", errors="replace")
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:

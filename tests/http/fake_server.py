@@ -7,7 +7,8 @@ import threading
 import uvloop
 
 from kvasir.config import ServerArgs
-from kvasir.entrypoints.http.server import Server, bind, listen
+from kvasir.entrypoints.http.listener import bind, listen
+from kvasir.entrypoints.http.server import Server
 from kvasir.entrypoints.http.settings import ServerSettings
 from tests.http.fake_engine import FakeEngine, Script
 

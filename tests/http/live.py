@@ -10,7 +10,7 @@ import httpx
 import uvicorn
 
 from kvasir.entrypoints.http.app import build_app
-from kvasir.entrypoints.http.server import bind
+from kvasir.entrypoints.http.listener import bind
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.observability import Metrics
 from tests.http.fake_engine import FakeEngine

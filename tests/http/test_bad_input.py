@@ -133,6 +133,7 @@ CASES = (
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": "abc"}, "tokens"),
         ("/detokenize", {"tokens": [-5]}, "tokens[0]"),
+        ("/detokenize", {"tokens": [5, 258]}, "tokens"),
     ]
 )
 

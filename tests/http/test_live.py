@@ -64,9 +64,9 @@ def metric(url: str, name: str) -> float:
 
 def test_stream_is_the_whole(url: str) -> None:
     for path, body, chat in (
-        ("/v1/chat/completions", {**ASK, "max_tokens": 24, "logprobs": True, "top_logprobs": 2}, True),
-        ("/v1/completions", {"prompt": ["Hello", "Once"], "max_tokens": 24, "logprobs": 1, "temperature": 0}, False),
-        ("/v1/completions", {"prompt": "Hello", "max_tokens": 12, "n": 3, "seed": 7, "stop": ["e"]}, False),
+        ("/v1/chat/completions", {**ASK, "max_tokens": 8, "logprobs": True, "top_logprobs": 2}, True),
+        ("/v1/completions", {"prompt": ["Hello", "Once"], "max_tokens": 8, "logprobs": 1, "temperature": 0}, False),
+        ("/v1/completions", {"prompt": "Hello", "max_tokens": 8, "n": 3, "seed": 7, "stop": ["e"]}, False),
     ):
         whole = CLIENT.post(url + path, json=body, timeout=60).json()
         streamed = CLIENT.post(
@@ -131,7 +131,7 @@ def test_sigterm_drains() -> None:
         result: list[httpx.Response] = []
 
         def post() -> None:
-            body = {"prompt": "Hello", "max_tokens": 200, "ignore_eos": True, "stream": True}
+            body = {"prompt": "Hello", "max_tokens": 60, "ignore_eos": True, "stream": True}
             result.append(CLIENT.post(url + "/v1/completions", json=body, timeout=60))
 
         thread = threading.Thread(target=post)

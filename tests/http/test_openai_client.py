@@ -178,6 +178,7 @@ def test_template_inputs(client: OpenAI, server: LiveServer) -> None:
     assert prompt(extra_body={"add_generation_prompt": False}) == "<user>Hi\n"
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert prompt([{"role": "user", "content": parts}]) == "<user>a\nb\n<assistant>"
+    assert prompt([{"role": "developer", "content": "x"}, *ASK]).startswith("<system>x")
     said = [*ASK, {"role": "assistant", "content": "I "}]
     assert prompt(said, extra_body={"continue_final_message": True}) == "<user>Hi\n<assistant>I "
 

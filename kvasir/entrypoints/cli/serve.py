@@ -15,6 +15,6 @@ def run(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     engine_args, server_args = EngineArgs.from_cli_args(given), ServerArgs.from_cli_args(given)
 
-    from kvasir.entrypoints.http.server import run_server
+    from kvasir.entrypoints.http.run import run_server
 
     return run_server(engine_args, server_args)

@@ -75,6 +75,10 @@ class PromptRenderer:
         if generation_prompt is None:
             generation_prompt = not request.continue_final_message
         plain = [_plain(i, m) for i, m in enumerate(messages)]
+        if "developer" not in (template or self.tokenizer.chat_template or ""):
+            for message in plain:  # OpenAI's newer word for the system's role, which few templates know
+                if message["role"] == "developer":
+                    message["role"] = "system"
         apply = self.tokenizer.apply_chat_template
         text = await _off_loop(
             sum(len(m.get("content") or "") for m in plain),

@@ -74,6 +74,10 @@ class TokenRoutes:
     async def detokenize(self, request: DetokenizeRequest) -> dict[str, str]:
         self._serving.check_model(request.model)
         tokenizer = self._serving.renderer.tokenizer
+        if request.tokens and max(request.tokens) >= len(tokenizer):
+            raise UserError(
+                f"tokens must be between 0 and {len(tokenizer) - 1}, got {max(request.tokens)}.", param="tokens"
+            )
         return {"prompt": tokenizer.decode(request.tokens, skip_special_tokens=request.skip_special_tokens)}
 
     async def render_chat(self, request: ChatCompletionRequest) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
-import os
 import signal
 import socket
-import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,48 +13,20 @@ from starlette.applications import Starlette
 
 from kvasir.entrypoints.http.app import build_app
 from kvasir.entrypoints.http.inflight import Inflight
+from kvasir.entrypoints.http.listener import BACKLOG, address, close
 from kvasir.entrypoints.http.protocol import BoundedHttpProtocol
 from kvasir.entrypoints.http.settings import ServerSettings
-from kvasir.errors import ConfigError
 from kvasir.logger import get_logger
 from kvasir.observability import Metrics
 
 if TYPE_CHECKING:
-    from kvasir.config import EngineArgs, ServerArgs
+    from kvasir.config import ServerArgs
     from kvasir.engine.async_llm import AsyncLLM
 
 logger = get_logger(__name__)
 
 _ABORT_GRACE_S = 2.0
-_BACKLOG = 2048
 _ALIVE_CHECK_S = 1.0
-
-
-def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code: 0, or 1 when the engine died."""
-    from kvasir.engine.async_llm import AsyncLLM
-
-    sock = bind(
-        server_args.host, server_args.port, server_args.uds
-    )  # a taken port is found out before the weights load
-    signal.signal(signal.SIGTERM, _stop_starting)
-    try:
-        engine = AsyncLLM.from_engine_args(engine_args)
-    except BaseException:
-        close(sock)
-        raise
-    try:
-        settings = settings_of(server_args, engine)
-        listen(sock)
-    except BaseException:
-        engine.shutdown()
-        raise
-    import uvloop
-
-    gc.collect()
-    gc.freeze()  # what start-up made lives as long as the process; later collections need not walk it
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(engine, settings, sock, server_args).run())
 
 
 def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
@@ -73,80 +42,6 @@ def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
         allowed_headers=tuple(args.allowed_headers),
         log_requests=engine.config.observability.enable_log_requests,
     )
-
-
-def bind(host: str, port: int, uds: str | None) -> socket.socket:
-    """Takes the address; connections are refused until the server listens, which is what probes expect.
-
-    Raises:
-        ConfigError: it is taken or not ours.
-    """
-    try:
-        if uds:
-            return _bind_unix(uds)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # With its protocol named, event loops turn Nagle's algorithm off: small chunks must not wait for an ACK.
-        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-        except OSError:
-            sock.close()
-            raise
-        return sock
-    except OSError as e:
-        place = uds or f"{host}:{port}"
-        raise ConfigError(f"cannot listen on {place}: {e.strerror}. Choose another --port, --host or --uds.") from None
-
-
-def _bind_unix(path: str) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.stat(path).st_mode) and not _somebody_listens(path):
-            os.unlink(path)  # left over from a run that was killed
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.bind(path)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _somebody_listens(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(path) == 0
-
-
-def listen(sock: socket.socket) -> None:
-    """Another server may have bound the same address while both loaded; the second to listen learns of it here.
-
-    The event loop would start listening as well, but uvloop does not report a failure.
-    """
-    try:
-        sock.listen(_BACKLOG)
-    except OSError as e:
-        raise ConfigError(f"cannot listen on {address(sock)}: {e.strerror}. Choose another --port.") from None
-
-
-def close(sock: socket.socket) -> None:
-    path = sock.getsockname() if sock.family == socket.AF_UNIX else None
-    sock.close()
-    if path:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-
-
-def address(sock: socket.socket) -> str:
-    name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{name}"
-    host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"http://{host}:{name[1]}"
-
-
-def _stop_starting(signum: int, frame: object) -> None:
-    raise SystemExit(0)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -258,6 +153,6 @@ def _uvicorn_config(app: Starlette, args: "ServerArgs") -> uvicorn.Config:
         root_path=args.root_path,
         timeout_keep_alive=65,  # above the idle time of common balancers, which would else meet a closed connection
         timeout_graceful_shutdown=int(_ABORT_GRACE_S),
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         server_header=False,
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kvasir.entrypoints.http.server import address, bind, close, listen
+from kvasir.entrypoints.http.listener import address, bind, close, listen
 from kvasir.errors import ConfigError
 
 

@@ -1,0 +1,53 @@
+"""`kvasir serve` from options to exit code. The HTTP stack is imported while the engine core loads its weights."""
+
+import asyncio
+import gc
+import signal
+import threading
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from kvasir.entrypoints.http.listener import bind, close, listen
+
+if TYPE_CHECKING:
+    from kvasir.config import EngineArgs, ServerArgs
+    from kvasir.engine.async_llm import AsyncLLM
+
+_HTTP_STACK = ("kvasir.entrypoints.http.server", "uvloop")
+
+
+def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code: 0, or 1 when the engine died."""
+    sock = bind(server_args.host, server_args.port, server_args.uds)
+    signal.signal(signal.SIGTERM, _stop_starting)
+    try:
+        engine = _start_engine(engine_args)
+    except BaseException:
+        close(sock)
+        raise
+    try:
+        from kvasir.entrypoints.http.server import Server, settings_of
+
+        settings = settings_of(server_args, engine)
+        listen(sock)
+    except BaseException:
+        engine.shutdown()
+        raise
+    import uvloop
+
+    gc.collect()
+    gc.freeze()  # what start-up made lives as long as the process; later collections need not walk it
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(engine, settings, sock, server_args).run())
+
+
+def _start_engine(args: "EngineArgs") -> "AsyncLLM":
+    import kvasir.assembly.front  # noqa: F401  (what starts the core comes first, so that the thread delays nothing)
+    from kvasir.engine.async_llm import AsyncLLM
+
+    threading.Thread(target=lambda: [import_module(name) for name in _HTTP_STACK], daemon=True).start()
+    return AsyncLLM.from_engine_args(args)
+
+
+def _stop_starting(signum: int, frame: object) -> None:
+    raise SystemExit(0)
