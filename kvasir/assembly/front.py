@@ -4,6 +4,7 @@ from typing import Any
 
 from kvasir.assembly.core import CoreSettings, make_core
 from kvasir.assembly.facts import gather_facts
+from kvasir.assembly.pairs import RequestPairs
 from kvasir.assembly.resolve import NEUTRAL, Resolved, resolve
 from kvasir.config import EngineArgs, KvasirConfig
 from kvasir.config.hf import load_generation_config
@@ -89,10 +90,10 @@ def _input_processor(resolved: Resolved, ready: Ready, tokenizer: Tokenizer | No
         default_params=default_sampling_params(resolved.config),
         max_logprobs=resolved.config.model.max_logprobs,
         seed=resolved.config.model.seed,
+        stages=(RequestPairs(resolved.config),),
     )
 
 
 def _log_start(report: StartupReport, ready: Ready) -> None:
     inside: list[tuple[str, float]] = [(str(name), seconds) for name, seconds in ready.startup]
     logger.info("ready on %s\n%s", ready.device, report.table(inside, under=_CORE_PHASE))
-

@@ -1,8 +1,7 @@
 """The one table of feature x feature: works, needs something, or is refused with a sentence.
 
 A row is the reason why no other file compares two features. Options are checked once, at start; a pair that only
-a request can complete names the request's side in `left` or `right` as `request.<field>`, and whoever checks
-requests asks `sentence_for_request`.
+a request can complete names the request's side as `request.<field>`; `RequestPairs` asks those.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +10,8 @@ from enum import Enum
 from typing import Any
 
 from kvasir.config import KvasirConfig
-from kvasir.errors import ConfigError
+from kvasir.errors import ConfigError, UserError
+from kvasir.messages import EngineCoreRequest, SamplingParams
 
 
 class Verdict(Enum):
@@ -115,14 +115,8 @@ PAIRS: tuple[Pair, ...] = (
         "request.priority",
         "scheduling_policy=fcfs",
         Verdict.REFUSED,
-        "priority is set, but the server runs first come, first served; start it with --scheduling-policy priority, "
+        "priority is set, but the engine runs first come, first served; start it with --scheduling-policy priority, "
         "or leave priority at 0.",
-    ),
-    Pair(
-        "request.stop",
-        "skip_tokenizer_init",
-        Verdict.REFUSED,
-        "stop strings are found in text, and the engine runs without a tokenizer; use stop_token_ids.",
     ),
     Pair(
         "async_scheduling",
@@ -135,12 +129,6 @@ PAIRS: tuple[Pair, ...] = (
         "enable_prefix_caching",
         Verdict.WORKS,
         "blocks of a step in flight may be hit by the next step, since its work runs after.",
-    ),
-    Pair(
-        "enable_prefix_caching",
-        "sliding_window",
-        Verdict.WORKS,
-        "blocks outside the window are kept while the request runs, so a hit is whole.",
     ),
 )
 
@@ -156,6 +144,23 @@ def check_pairs(config: KvasirConfig) -> None:
             raise ConfigError(f"{pair.left} with {pair.right}: {pair.sentence.format(**pair.values(config))}")
 
 
-def sentence_for_request(left: str, right: str) -> str:
-    """The sentence of a refused request-side pair, for a UserError."""
-    return next(p.sentence for p in PAIRS if (p.left, p.right) == (left, right) and p.verdict is Verdict.REFUSED)
+class RequestPairs:
+    """The table's request side, as a `RequestStage` of the front."""
+
+    def __init__(self, config: KvasirConfig):
+        self._takes_priority = config.scheduler.scheduling_policy == "priority"
+
+    def check(self, params: SamplingParams) -> None:
+        """No row of the table is about sampling parameters alone."""
+
+    def enrich(self, request: EngineCoreRequest) -> EngineCoreRequest:
+        if request.priority and not self._takes_priority:
+            raise UserError(_sentence("request.priority", "scheduling_policy=fcfs"), param="priority")
+        return request
+
+    def finish(self, request_id: str) -> None:
+        """Nothing was taken."""
+
+
+def _sentence(left: str, right: str) -> str:
+    return next(p.sentence for p in PAIRS if (p.left, p.right) == (left, right))

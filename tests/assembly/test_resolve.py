@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from kvasir.assembly import gather_facts, resolve
-from kvasir.assembly.pairs import PAIRS, Verdict, check_pairs, sentence_for_request
+from kvasir.assembly.pairs import PAIRS, RequestPairs, Verdict, check_pairs
 from kvasir.assembly.resolve import find_model
 from kvasir.config import AUTO, EngineArgs, KvasirConfig
 from kvasir.config.option import options_of
-from kvasir.errors import ConfigError
+from kvasir.errors import ConfigError, UserError
+from kvasir.messages import EngineCoreRequest, SamplingParams
 from tests.assembly.shapes import CPU, LARGE
 
 CONFIG = {
@@ -211,4 +212,15 @@ def test_the_table_has_no_row_twice_and_every_sentence_can_be_said(folder: Path)
         assert pair.sentence.format(**pair.values(config)).endswith(".")
         if pair.verdict is Verdict.WORKS:
             assert pair.broken is None
-    assert "--scheduling-policy priority" in sentence_for_request("request.priority", "scheduling_policy=fcfs")
+
+
+def test_a_priority_that_nobody_would_heed_is_refused(folder: Path):
+    def enrich(policy: str, priority: int) -> EngineCoreRequest:
+        stage = RequestPairs(resolved(folder, scheduling_policy=policy))
+        return stage.enrich(EngineCoreRequest("r", [1], SamplingParams(), 0, 0.0, priority=priority))
+
+    assert enrich("priority", 3).priority == 3
+    assert enrich("fcfs", 0).priority == 0
+    with pytest.raises(UserError, match="--scheduling-policy priority") as caught:
+        enrich("fcfs", 3)
+    assert caught.value.param == "priority"
