@@ -14,7 +14,7 @@ class StepPlan:
     def __init__(self, step_id: int):
         self.rows: list[Request] = []
         self.columns = SchedulerOutput(step_id)
-        self.preempted = False  # somebody lost its place in this step, so nobody new is let in
+        self.preempted = False  # then nobody is let in: a victim may have to wait for its token, and be overtaken
 
     @property
     def step_id(self) -> int:

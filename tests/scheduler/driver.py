@@ -32,6 +32,7 @@ def make_request(request_id: str, prompt: list[int], *, seed: int = 0, arrival: 
 class Answer:
     """What the front got for one request."""
 
+    client_index: int
     tokens: list[int] = field(default_factory=list)
     reason: FinishReason | None = None
     stop_token_id: int | None = None
@@ -83,7 +84,7 @@ class Driver:
     def add(self, *requests: EngineCoreRequest) -> None:
         for request in requests:
             self.scheduler.add_request(copy(request))
-            self.answers[request.request_id] = Answer(list(request.output_token_ids))
+            self.answers[request.request_id] = Answer(request.client_index, list(request.output_token_ids))
 
     def step(self) -> SchedulerOutput:
         """Plans a step, starts it, and reads the result of the oldest one if `depth` are in flight."""
@@ -120,6 +121,7 @@ class Driver:
         assert out.request_ids, "an output that says nothing"
         for row, (name, first, count) in enumerate(zip(out.request_ids, out.first_index, out.num_new, strict=True)):
             answer = self.answers[name]
+            assert answer.client_index == client, f"{name} is told to client {client}"
             assert answer.reason is None, f"{name} was finished"
             assert first == len(answer.tokens), f"{name}: token {first} follows {len(answer.tokens)}"
             answer.tokens += out.token_ids[at : at + count]

@@ -336,6 +336,42 @@ def test_who_is_in_failing_steps_only_is_given_up(depth):
     assert d.run()["b"].tokens == expected_tokens(prompt(4), 0, 3)
 
 
+def test_slots_freed_by_a_failed_step_are_named_again_unless_in_use():
+    d = Driver(max_num_seqs=4, fail=lambda step: "before" if step.step_id == 1 else None)
+    d.add(*(make_request(n, prompt(2, 10 * i), max_tokens=1 if n.islower() else 9) for i, n in enumerate("Abcd")))
+    d.step()
+    d.add(make_request("E", prompt(2, 70), max_tokens=4))
+    failed = d.step()
+    assert sorted(failed.freed_slots) == [1, 2, 3] and failed.new_requests[0].slot == 1
+    retry = d.step()
+    assert sorted(retry.freed_slots) == [0, 1, 2, 3] and sorted(retry.slots) == [0, 1]
+    d.run()
+
+
+def test_nobody_overtakes_a_victim_that_waits_for_its_token():
+    d = Driver(depth=2, num_blocks=8, max_num_seqs=3)
+    d.add(make_request("a", prompt(11), max_tokens=12), make_request("b", prompt(11, 50), max_tokens=12, arrival=1))
+    d.step()
+    while d.scheduler.num_running == 2 or d.scheduler.num_waiting == 0:
+        d.add(make_request(f"c{len(d.answers)}", prompt(1, 90), max_tokens=1, arrival=2))
+        before = d.scheduler.make_stats().num_preempted
+        plan = d.step()
+        if d.scheduler.make_stats().num_preempted > before:
+            assert plan.new_requests == []
+            return
+    raise AssertionError("nobody was preempted")
+
+
+def test_some_blocks_are_kept_for_those_who_run():
+    d = Driver(num_blocks=100, block_size=1, max_num_batched_tokens=100, max_model_len=101)
+    d.add(make_request("a", prompt(50), max_tokens=1), make_request("b", prompt(50, 200), max_tokens=1, arrival=1))
+    assert d.step().num_rows == 1
+    d.run()
+    d.add(make_request("c", prompt(100, 400), max_tokens=1))  # alone, it may have them all
+    assert d.step().num_rows == 1
+    d.run()
+
+
 def test_stats():
     d = Driver(num_blocks=10, max_num_seqs=1)
     d.add(make_request("a", prompt(9), max_tokens=3), make_request("b", prompt(3, 50)))
