@@ -75,6 +75,8 @@ class ModelRunner:
             sampling.remove(slot)
             self._refused.pop(slot, None)
         for request in self.states.apply(plan):
+            sampling.remove(request.slot)  # after a failed step a request may come again into the slot it had
+            self._refused.pop(request.slot, None)
             try:
                 sampling.add(request.slot, request)
             except UserError as error:  # this request fails; its neighbours never notice
