@@ -30,6 +30,7 @@ HEADS = [(16, 8, 128), (32, 8, 128)]
 DECODE = [(32, 640), (256, 576), (16, 16000), (1, 2000)]
 BYTES_PER_GRAPH = 2 << 30
 BLOCK_SIZE = 16
+REFUSALS = (RuntimeError, triton.TritonError)  # out of registers or shared memory, or not compilable
 
 
 def show(**fields: object) -> None:
@@ -53,6 +54,7 @@ def seconds(run: Callable[[], object], repeats: int = 20) -> float:
 
 def graph_of(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
     side = torch.cuda.Stream()
+    torch.cuda.synchronize()
     with torch.cuda.stream(side):
         run()
     torch.cuda.synchronize()
@@ -132,8 +134,8 @@ def decode(rate: float, sweep: bool, layout: str) -> None:
                       "min_split": plan.min_split}
             try:
                 taken, output = decode_once(caches, query, config, plan)
-            except triton.runtime.errors.OutOfResources as error:
-                show(**fields, refused=str(error))
+            except REFUSALS as error:
+                show(**fields, refused=str(error).splitlines()[0])
                 continue
             if first is None:
                 first = output.clone()
@@ -181,8 +183,8 @@ def prefill(sweep: bool, tokens: int = 8192) -> None:
                           "stages": config.num_stages}
                 try:
                     taken, output = prefill_once(query, cache, table, context, config)
-                except triton.runtime.errors.OutOfResources as error:
-                    show(**fields, refused=str(error))
+                except REFUSALS as error:
+                    show(**fields, refused=str(error).splitlines()[0])
                     continue
                 if first is None:
                     first = output.clone()

@@ -119,6 +119,7 @@ def test_a_captured_decode_step_replays_for_other_lengths(window: int | None) ->
         return impl.forward(query, key, value, cache, static)
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         run()
     torch.cuda.synchronize()
