@@ -102,6 +102,7 @@ CHAT_ONLY: list[tuple[dict[str, Any], str]] = [
     ({"modalities": ["audio"]}, "modalities"),
     ({"max_completion_tokens": 250}, "max_completion_tokens"),
     ({"messages": [{"role": "user", "content": "x" * 500}]}, "messages"),
+    ({"messages": [{"role": "user", "content": "x" * 100_000}]}, "messages"),
 ]
 COMPLETION_ONLY: list[tuple[dict[str, Any], str]] = [
     ({"prompt": None}, "prompt"),

@@ -16,11 +16,13 @@ from kvasir.entrypoints.http.schema import (
     Tool,
 )
 from kvasir.entrypoints.http.settings import ServerSettings
-from kvasir.errors import UserError
+from kvasir.errors import PromptTooLongError, UserError
 
 if TYPE_CHECKING:
     from kvasir.tokenizer import Tokenizer
 
+_CHARS_PER_TOKEN = 256
+"""No tokenizer in use has longer tokens: a text with more characters a token of context is refused unread."""
 _THREAD_CHARS = 8192
 """Longer texts are tokenized on a thread, so that streams of others do not stall."""
 
@@ -56,12 +58,14 @@ class PromptRenderer:
     async def completion(self, prompt: str | list[Any] | None, request: SamplingFields) -> list[RenderedPrompt]:
         """One per prompt of a completion request: text, ids, or a list of either."""
         add_special = request.add_special_tokens is not False
-        rendered = [
-            RenderedPrompt(list(p)) if isinstance(p, list) else await self.text(p, add_special_tokens=add_special)
-            for p in _split(prompt)
-        ]
-        for p in rendered:
-            self._truncate(p, request)
+        rendered = []
+        for p in _split(prompt):
+            if isinstance(p, list):
+                rendered.append(RenderedPrompt(list(p)))
+            else:
+                self._check_chars(len(p), request, "prompt")
+                rendered.append(await self.text(p, add_special_tokens=add_special))
+            self._truncate(rendered[-1], request)
         return rendered
 
     async def chat(self, messages: list[ChatMessage], request: TemplateFields) -> RenderedPrompt:
@@ -79,9 +83,11 @@ class PromptRenderer:
             for message in plain:  # OpenAI's newer word for the system's role, which few templates know
                 if message["role"] == "developer":
                     message["role"] = "system"
+        num_chars = sum(len(m.get("content") or "") for m in plain)
+        self._check_chars(num_chars, request, "messages")
         apply = self.tokenizer.apply_chat_template
         text = await _off_loop(
-            sum(len(m.get("content") or "") for m in plain),
+            num_chars,
             lambda: apply(
                 plain,
                 tools=tools,
@@ -122,6 +128,16 @@ class PromptRenderer:
             check_depth(request.tools, "tools")
             tools = [_checked_tool(i, tool) for i, tool in enumerate(request.tools)]
         return request.chat_template or self._settings.chat_template, kwargs, tools
+
+    def _check_chars(self, num_chars: int, request: SamplingFields, param: str) -> None:
+        """Megabytes of text cost seconds of a core; what cannot fit is refused before that."""
+        bound = self._max_model_len * _CHARS_PER_TOKEN
+        if num_chars > bound and request.truncate_prompt_tokens is None:
+            raise PromptTooLongError(
+                f"the prompt has {num_chars} characters, more than could fit into the model's context of "
+                f"{self._max_model_len} tokens. Shorten the prompt.",
+                param=param,
+            )
 
     def _truncate(self, prompt: RenderedPrompt, request: SamplingFields) -> None:
         """Keeps the last `truncate_prompt_tokens` ids; -1 keeps what fits with one token of room."""
