@@ -5,8 +5,9 @@ Input -> output: logits [R, V] and `SampleRows` -> `SampledTokens`; `SlotRequest
 Knows nothing about: models, KV cache, the scheduler, text.
 """
 
-from kvasir.sampling.logprobs import HostSamples, LogprobTensors, PendingSamples, prompt_logprobs, to_host
+from kvasir.sampling.logprobs import LogprobTensors, prompt_logprobs
 from kvasir.sampling.processor import LogitsProcessor
+from kvasir.sampling.results import HostSamples, PendingSamples, to_host
 from kvasir.sampling.rows import SampledTokens, SampleRows
 from kvasir.sampling.sampler import Sampler
 from kvasir.sampling.state import SamplingState

@@ -2,14 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from kvasir.messages import TokenLogprobs
-
-if TYPE_CHECKING:
-    from kvasir.sampling.rows import SampledTokens
 
 _CHUNK_ELEMENTS = 1 << 24  # 64 MiB of float32 at a time
 
@@ -82,58 +78,3 @@ def prompt_logprobs(
         parts = [(empty, empty.float(), targets.new_zeros(0))]
     ids, values, ranks = (torch.cat(columns) for columns in zip(*parts, strict=True))
     return LogprobTensors(list(range(count)), [k] * count, ids, values, ranks)
-
-
-@dataclass(frozen=True)
-class HostSamples:
-    """What the ModelRunnerOutput needs of a step, on the host.
-
-    Attributes:
-        token_ids: one for each row.
-        logprobs: row -> its entry, for rows that asked.
-        errors: row -> why no token could be chosen; its token id means nothing then.
-    """
-
-    token_ids: list[int]
-    logprobs: dict[int, TokenLogprobs]
-    errors: dict[int, str]
-
-
-NO_TOKEN = (
-    "No token could be chosen: every token is masked (allowed_token_ids, bad_words, min_tokens, logit_bias or a "
-    "grammar leave none together), or the model's logits hold NaN. Loosen those limits."
-)
-
-
-class PendingSamples:
-    """The copy of a step's samples to the host, under way. `result` waits for this copy only."""
-
-    def __init__(self, sampled: "SampledTokens"):
-        self._logprobs = sampled.logprobs
-        tensors = [sampled.token_ids, sampled.failed]
-        if sampled.logprobs is not None:
-            tensors += [sampled.logprobs.token_ids, sampled.logprobs.values, sampled.logprobs.ranks]
-        self._landed: torch.cuda.Event | None = None
-        if sampled.token_ids.device.type == "cuda":
-            tensors = [
-                torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors
-            ]
-            self._landed = torch.cuda.Event()
-            self._landed.record()
-        self._tensors = tensors
-
-    def result(self) -> HostSamples:
-        if self._landed is not None:
-            self._landed.synchronize()
-        token_ids, failed, *rest = self._tensors
-        logprobs: dict[int, TokenLogprobs] = {}
-        if self._logprobs is not None:
-            host = LogprobTensors(self._logprobs.rows, self._logprobs.num_logprobs, *rest)
-            logprobs = dict(zip(host.rows, host.entries(), strict=True))
-        errors = {row: NO_TOKEN for row, bad in enumerate(failed.tolist()) if bad}
-        return HostSamples(token_ids.tolist(), logprobs, errors)
-
-
-def to_host(sampled: "SampledTokens") -> HostSamples:
-    """Everything of a step, now. A loop that runs ahead makes a `PendingSamples` and reads it a step later."""
-    return PendingSamples(sampled).result()

@@ -26,7 +26,7 @@ class SampleRows:
 
 @dataclass(frozen=True)
 class SampledTokens:
-    """Everything stays on the device; `logprobs.to_host` or `PendingSamples` bring it over.
+    """Everything stays on the device; `results.to_host` or `PendingSamples` bring it over.
 
     Attributes:
         token_ids: [R] int64, always valid ids, also for failed rows.
