@@ -135,7 +135,7 @@ def decode(rate: float, sweep: bool, layout: str) -> None:
             try:
                 taken, output = decode_once(caches, query, config, plan)
             except REFUSALS as error:
-                show(**fields, refused=str(error).splitlines()[0])
+                show(**fields, refused=repr(error)[:200])
                 continue
             if first is None:
                 first = output.clone()
@@ -184,7 +184,7 @@ def prefill(sweep: bool, tokens: int = 8192) -> None:
                 try:
                     taken, output = prefill_once(query, cache, table, context, config)
                 except REFUSALS as error:
-                    show(**fields, refused=str(error).splitlines()[0])
+                    show(**fields, refused=repr(error)[:200])
                     continue
                 if first is None:
                     first = output.clone()
@@ -203,7 +203,7 @@ def library_prefill(query: torch.Tensor, num_kv_heads: int, shape: dict[str, int
             with sdpa_kernel(backend):
                 taken = seconds(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True))
         except RuntimeError as error:
-            show(what="prefill_library", backend=backend.name, **shape, refused=str(error).splitlines()[0])
+            show(what="prefill_library", backend=backend.name, **shape, refused=repr(error)[:200])
             continue
         flops = 4 * num_heads * head_size * tokens * tokens / 2
         show(what="prefill_library", backend=backend.name, **shape, ms=taken * 1e3, tflop_s=flops / taken / 1e12)
