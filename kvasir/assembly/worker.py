@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from kvasir.attention.selector import get_attn_backend
 from kvasir.attention.backend import AttentionBackend, AttentionNeed
+from kvasir.attention.selector import get_attn_backend
 from kvasir.config import KvasirConfig
 from kvasir.config.hf import load_model_shape
 from kvasir.loader.load import load_model

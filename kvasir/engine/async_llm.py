@@ -5,11 +5,10 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Self
 
-from kvasir.engine.input import InputProcessor, prompt_text
-
 from kvasir.config import EngineArgs, KvasirConfig
 from kvasir.engine.client import ProcessClient
 from kvasir.engine.fanout import fan_out
+from kvasir.engine.input import InputProcessor, prompt_text
 from kvasir.engine.output import OutputProcessor, RequestOutputCollector
 from kvasir.errors import EngineDeadError, QueueFullError, RequestFailedError
 from kvasir.logger import get_logger

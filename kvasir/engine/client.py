@@ -91,7 +91,9 @@ class ProcessClient:
         self._sock.settimeout(None)
         if frame is None:
             code = self.process.wait(10)
-            raise EngineDeadError(f"The engine core ended with exit code {code} before it was ready; see the log above.")
+            raise EngineDeadError(
+                f"The engine core ended with exit code {code} before it was ready; see the log above."
+            )
         message = wire.decode(frame)
         if isinstance(message, Reply):
             self.process.wait(10)

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from kvasir.engine.input import InputProcessor, prompt_text
-
 from kvasir.config import EngineArgs, KvasirConfig
 from kvasir.engine.client import InProcessClient
 from kvasir.engine.fanout import fan_out
+from kvasir.engine.input import InputProcessor, prompt_text
 from kvasir.engine.output import OutputProcessor
 from kvasir.messages import Prompt, RequestOutput, SamplingParams, SchedulerStats
 from kvasir.tokenizer import Tokenizer

@@ -113,7 +113,9 @@ class LLM:
         if isinstance(params, SamplingParams):
             return [params] * len(prompts)
         if len(params) != len(prompts):
-            raise UserError(f"{len(params)} SamplingParams were given for {len(prompts)} prompts; give one, or one each")
+            raise UserError(
+                f"{len(params)} SamplingParams were given for {len(prompts)} prompts; give one, or one each"
+            )
         return list(params)
 
     def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:

@@ -1,8 +1,6 @@
 """Prompts as a caller gives them."""
 
-from typing import TypedDict
-
-from typing_extensions import NotRequired
+from typing import NotRequired, TypedDict
 
 
 class TextPrompt(TypedDict):

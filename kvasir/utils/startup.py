@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 def process_age_s() -> float:
-    """Seconds since this process was started, by the kernel's clock (what the user waited before our first line ran)."""
+    """Seconds since this process was started, by the kernel's clock: what the user waited before our first line."""
     try:
         with open("/proc/self/stat", encoding="ascii") as stat, open("/proc/uptime", encoding="ascii") as uptime:
             started = int(stat.read().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")

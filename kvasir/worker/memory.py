@@ -61,8 +61,8 @@ def plan_kv_cache(
     """Decides the number of KV blocks.
 
     Order of precedence: `num_blocks_override`, `kv_cache_bytes` (on CPU the configuration always has one),
-    then what is left under `utilization`. Never more than `max_num_seqs` requests of `max_model_len` could use. With `may_shrink` (nobody asked for this `max_model_len`) the
-    context is cut to what fits, as long as that is something.
+    then what is left under `utilization`. Never more than `max_num_seqs` requests of `max_model_len` could use.
+    With `may_shrink` (nobody asked for this `max_model_len`) the context is cut to what fits, if that is something.
 
     Raises:
         ConfigError: one request of `max_model_len` does not fit; says which options would make it fit.

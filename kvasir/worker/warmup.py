@@ -6,7 +6,9 @@ SCRATCH_BLOCK = 0
 """Synthetic rows write their keys and values here; nothing reads it before a real request overwrites it."""
 
 
-def synthetic_plan(step_id: int, num_tokens: int, num_rows: int, max_model_len: int, block_size: int) -> SchedulerOutput:
+def synthetic_plan(
+    step_id: int, num_tokens: int, num_rows: int, max_model_len: int, block_size: int
+) -> SchedulerOutput:
     """`num_rows` prompts that share `num_tokens` tokens (as evenly as it goes); each row samples."""
     num_rows = max(1, min(num_rows, num_tokens))
     share, rest = divmod(num_tokens, num_rows)
@@ -41,7 +43,9 @@ def synthetic_decode(step_id: int, before: SchedulerOutput) -> SchedulerOutput:
         step_id=step_id,
         slots=before.slots,
         num_scheduled_tokens=[1] * before.num_rows,
-        num_computed_tokens=[a + b for a, b in zip(before.num_computed_tokens, before.num_scheduled_tokens, strict=True)],
+        num_computed_tokens=[
+            a + b for a, b in zip(before.num_computed_tokens, before.num_scheduled_tokens, strict=True)
+        ],
         samples=[True] * before.num_rows,
         num_new_blocks=[0] * before.num_rows,
     )

@@ -27,7 +27,13 @@ def fake_core(
     **executor: Any,
 ) -> EngineCore:
     fake = FakeExecutor(
-        num_blocks, 4, max_num_seqs, 512, VOCAB, delays={i: delay_s for i in range(10_000)} if delay_s else {}, **executor
+        num_blocks,
+        4,
+        max_num_seqs,
+        512,
+        VOCAB,
+        delays=dict.fromkeys(range(10000), delay_s) if delay_s else {},
+        **executor,
     )
     settings = SchedulerSettings(
         max_num_seqs, max_num_batched_tokens, 512, max_queued_requests=max_queued_requests, overlap=overlap
@@ -60,7 +66,9 @@ class Heard:
             assert first == len(tokens), "a token is missing or came twice"
             tokens += said.token_ids[at : at + count]
             at += count
-            self.finished.update({request_id: f for f in said.finished if f.row == row})
+            for ended in said.finished:
+                if ended.row == row:
+                    self.finished[request_id] = ended
 
     def run(self, core: EngineCore, max_steps: int = 5000) -> "Heard":
         for _ in range(max_steps):

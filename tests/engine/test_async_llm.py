@@ -39,9 +39,7 @@ async def async_llm(**core: Any) -> AsyncIterator[AsyncLLM]:
 
 
 def params(max_tokens: int = 20, **more: Any) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=max_tokens, seed=9, output_kind=RequestOutputKind.DELTA, detokenize=False, **more
-    )
+    return SamplingParams(max_tokens=max_tokens, seed=9, output_kind=RequestOutputKind.DELTA, detokenize=False, **more)
 
 
 async def tokens_of(engine: AsyncLLM, prompt: list[int], **more: Any) -> list[int]:

@@ -55,7 +55,7 @@ def test_a_failed_step_costs_no_token(overlap: bool, when: str) -> None:
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_steps_that_always_fail_end_their_requests_with_the_reason(overlap: bool) -> None:
-    core = fake_core(overlap=overlap, failures={i: "before" for i in range(1000)})
+    core = fake_core(overlap=overlap, failures=dict.fromkeys(range(1000), "before"))
     core.add_request(request("r0", PROMPTS["r0"]))
     ended = Heard().run(core).finished["r0"]
     assert ended.reason is FinishReason.ERROR

@@ -1,4 +1,4 @@
-"""The whole engine on the card: float32 answers equal to transformers', loops and chunks included; bf16 up to near-ties."""
+"""The whole engine on the card: float32 answers equal to transformers', bf16 ones up to near-ties."""
 
 from typing import Any
 

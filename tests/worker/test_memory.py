@@ -57,7 +57,9 @@ def test_the_hinted_utilization_fits() -> None:
     with pytest.raises(ConfigError, match=r"--gpu-memory-utilization 0\.(\d+)") as caught:
         plan(card, utilization=0.5, max_model_len=262_144)
     share = float(str(caught.value).split("--gpu-memory-utilization ")[1][:4])
-    enough = MemoryFigures(total=80 * GIB, free=62 * GIB, weights=16 * GIB, activations=2 * GIB, limit=int(80 * GIB * share))
+    enough = MemoryFigures(
+        total=80 * GIB, free=62 * GIB, weights=16 * GIB, activations=2 * GIB, limit=int(80 * GIB * share)
+    )
     assert plan(enough, utilization=share, max_model_len=262_144).num_blocks * 16 >= 262_144
 
 
@@ -70,5 +72,12 @@ def test_a_context_nobody_asked_for_shrinks_to_what_fits() -> None:
 
 def test_the_table_names_every_part() -> None:
     table = plan().table()
-    for part in ("device memory", "limit (--gpu-memory-utilization 0.9)", "weights", "activations", "KV cache", "tokens"):
+    for part in (
+        "device memory",
+        "limit (--gpu-memory-utilization 0.9)",
+        "weights",
+        "activations",
+        "KV cache",
+        "tokens",
+    ):
         assert part in table
