@@ -14,6 +14,7 @@ from kvasir.config.hf import load_model_shape
 from kvasir.loader.load import load_model
 from kvasir.logger import get_logger
 from kvasir.models.interface import ModelBuild, TextModel
+from kvasir.platforms import detect
 from kvasir.worker.worker import StartupLog, Worker, WorkerSettings
 
 logger = get_logger(__name__)
@@ -25,7 +26,8 @@ def make_worker(config: KvasirConfig, started: float) -> Worker:
     log.mark("import torch and kernels")
     shape = load_model_shape(config.model.model_path, config.model.hf_overrides)
     dtype = getattr(torch, config.model.dtype)
-    device = torch.device(config.device.device)
+    platform = detect(config.device.device)
+    device = torch.device(platform.device_type)
 
     def select_backend(need: AttentionNeed) -> type[AttentionBackend]:
         backend, reasons = get_attn_backend(need, config.attention.attention_backend)
@@ -45,7 +47,6 @@ def make_worker(config: KvasirConfig, started: float) -> Worker:
         )
 
     settings = WorkerSettings(
-        device=config.device.device,
         dtype=dtype,
         max_model_len=config.model.max_model_len,
         max_num_seqs=config.scheduler.max_num_seqs,
@@ -58,4 +59,4 @@ def make_worker(config: KvasirConfig, started: float) -> Worker:
         max_model_len_is_auto=config.model.max_model_len_is_auto,
         cpu_threads=config.device.cpu_threads,
     )
-    return Worker(settings, shape, select_backend, load, log=log)
+    return Worker(settings, platform, shape, select_backend, load, log=log)

@@ -1,7 +1,8 @@
-"""The CPU as a platform. Everything but `synchronize` and `seed` works without torch."""
+"""The CPU as a platform. Everything but `open` works without torch."""
 
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -69,16 +70,15 @@ class CpuPlatform:
     def memory(self) -> tuple[int, int]:
         return host_memory()
 
-    def default_dtype(self, checkpoint_dtype: str) -> str:
-        """16-bit weights stay small only where the CPU multiplies bfloat16 itself; elsewhere float32 is faster."""
-        if checkpoint_dtype == "float32":
-            return "float32"
-        return "bfloat16" if cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
+    def open(self, cpu_threads: int | None = None) -> None:
+        import torch
+
+        if cpu_threads:
+            torch.set_num_threads(cpu_threads)
+
+    def peak_of(self, run: Callable[[], None]) -> int:
+        """Not measured: the host has memory that others use too, so the cache's size is a rule, not a remainder."""
+        return 0
 
     def synchronize(self) -> None:
         """A CPU kernel is done when its call returns."""
-
-    def seed(self, seed: int) -> None:
-        import torch
-
-        torch.manual_seed(seed)

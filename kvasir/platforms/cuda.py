@@ -1,5 +1,7 @@
 """A CUDA card (the process's current one) as a platform."""
 
+from collections.abc import Callable
+
 
 class CudaPlatform:
     device_type = "cuda"
@@ -22,18 +24,23 @@ class CudaPlatform:
 
         return torch.cuda.mem_get_info()
 
-    def default_dtype(self, checkpoint_dtype: str) -> str:
-        """16 bits always: float32 checkpoints are rounded, and bfloat16 needs Ampere or later."""
-        if checkpoint_dtype == "float16":
-            return "float16"
-        return "bfloat16" if self.capability >= (8, 0) else "float16"
+    def open(self, cpu_threads: int | None = None) -> None:
+        import torch
+
+        torch.cuda.init()
+
+    def peak_of(self, run: Callable[[], None]) -> int:
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() - before
+        torch.cuda.empty_cache()  # so that what is free now is what the cache may take
+        return peak
 
     def synchronize(self) -> None:
         import torch
 
         torch.cuda.synchronize()
-
-    def seed(self, seed: int) -> None:
-        import torch
-
-        torch.manual_seed(seed)  # seeds the card's generator too

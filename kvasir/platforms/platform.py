@@ -1,5 +1,6 @@
 """SEAM: a platform answers these questions; `detect()` picks it."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from kvasir.errors import ConfigError
@@ -18,17 +19,19 @@ class Platform(Protocol):
         """(major, minor) of the card; (0, 0) on CPU."""
         ...
 
+    def open(self, cpu_threads: int | None = None) -> None:
+        """Makes the device ready for this process; the worker calls it first, on the thread that runs the steps."""
+        ...
+
     def memory(self) -> tuple[int, int]:
         """(free, total) bytes that this process may use, now."""
         ...
 
-    def default_dtype(self, checkpoint_dtype: str) -> str:
-        """What "auto" means for a checkpoint stored as "float32", "float16" or "bfloat16"."""
+    def peak_of(self, run: Callable[[], None]) -> int:
+        """Bytes that `run` needed beyond what is held now; 0, and not run, where that cannot be measured."""
         ...
 
     def synchronize(self) -> None: ...
-
-    def seed(self, seed: int) -> None: ...
 
 
 def detect(device: str | None = None) -> Platform:

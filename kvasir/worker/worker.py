@@ -13,6 +13,7 @@ from kvasir.errors import ConfigError
 from kvasir.logger import get_logger
 from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput
 from kvasir.models.interface import TextModel
+from kvasir.platforms import Platform
 from kvasir.sampling import Sampler, SamplingState
 from kvasir.worker.hook import StepHook
 from kvasir.worker.memory import MemoryFigures, MemoryPlan, plan_kv_cache
@@ -28,7 +29,6 @@ logger = get_logger(__name__)
 class WorkerSettings:
     """What a worker needs to know of the configuration, all of it resolved."""
 
-    device: str
     dtype: torch.dtype
     max_model_len: int
     max_num_seqs: int
@@ -66,6 +66,7 @@ class Worker:
     def __init__(
         self,
         settings: WorkerSettings,
+        platform: Platform,
         shape: ModelShape,
         select_backend: Callable[[AttentionNeed], type[AttentionBackend]],
         load: Callable[[type[AttentionBackend]], TextModel],
@@ -73,12 +74,13 @@ class Worker:
         log: StartupLog | None = None,
     ):
         self._settings = settings
+        self._platform = platform
         self._shape = shape
         self._select_backend = select_backend
         self._load = load
         self._hooks = hooks
         self._log = log or StartupLog()
-        self.device = torch.device(settings.device)
+        self.device = torch.device(platform.device_type)
         self.runner: ModelRunner | None = None
         self.memory: MemoryPlan | None = None
         self._calls: dict[str, Callable[..., Any]] = {"memory": lambda: self.memory and self.memory.table()}
@@ -87,21 +89,21 @@ class Worker:
 
     def start(self) -> Ready:
         settings, shape = self._settings, self._shape
-        self._open_device()
+        self._platform.open(settings.cpu_threads)
+        self._log.mark("open device")
         need = AttentionNeed(
-            device=settings.device.split(":")[0],
+            device=self._platform.device_type,
             dtype=settings.dtype,
             head_size=shape.head_size,
             num_heads=shape.num_heads,
             num_kv_heads=shape.num_kv_heads,
             block_size=settings.block_size,
             sliding_window=any(w is not None for w in shape.layer_windows),
-            capability=torch.cuda.get_device_capability() if self.device.type == "cuda" else (0, 0),
+            capability=self._platform.capability,
         )
         backend = self._select_backend(need)
-        before = self._allocated()
         model = self._load(backend)
-        weights = self._allocated() - before if self.device.type == "cuda" else _parameter_bytes(model)
+        weights = _parameter_bytes(model)
         self._log.mark("load weights")
         states = RequestStates(settings.max_num_seqs, settings.max_model_len, settings.block_size, self.device)
         sampling = SamplingState(settings.max_num_seqs, shape.vocab_size, self.device)
@@ -110,7 +112,7 @@ class Worker:
         self.runner = ModelRunner(model, states, sampler, backend.make_builder(need), caches, self._hooks)
         activations = self._measure_activations()
         self._log.mark("first step and memory")
-        self.memory = self._plan_memory(weights, activations)
+        self.memory = self._plan_memory(weights, activations, self._bytes_per_block(backend))
         self.runner.kv_caches[:] = self._allocate_kv(backend, self.memory.num_blocks)
         logger.info("memory plan\n%s", self.memory.table())
         if self.memory.max_model_len < settings.max_model_len:
@@ -129,22 +131,10 @@ class Worker:
             max_model_len=self.memory.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             kv_bytes_per_block=self._bytes_per_block(backend),
-            device=_device_name(self.device),
+            device=self._platform.name,
             attention_backend=backend.name,
             startup=self._log.phases,
         )
-
-    def _open_device(self) -> None:
-        if self.device.type == "cpu":
-            if self._settings.cpu_threads:
-                torch.set_num_threads(self._settings.cpu_threads)
-        else:
-            torch.cuda.set_device(self.device)
-            torch.cuda.init()
-        self._log.mark("open device")
-
-    def _allocated(self) -> int:
-        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
 
     def _kv_shape(self, backend: type[AttentionBackend], num_blocks: int) -> tuple[int, ...]:
         return backend.kv_cache_shape(
@@ -165,36 +155,20 @@ class Worker:
     # -- memory ---------------------------------------------------------------------------------------------
 
     def _measure_activations(self) -> int:
-        """Peak bytes of the largest step beyond what is allocated now (CUDA; 0 on CPU, where it is not measured)."""
-        settings = self._settings
-        if self.device.type != "cuda":
-            return 0
-        torch.cuda.reset_peak_memory_stats(self.device)
-        before = self._allocated()
-        rows = min(settings.max_num_seqs, settings.max_num_batched_tokens)
-        self._run_synthetic(settings.max_num_batched_tokens, rows)
-        torch.cuda.synchronize(self.device)
-        peak = torch.cuda.max_memory_allocated(self.device) - before
-        torch.cuda.empty_cache()
-        return peak
+        """Peak bytes of the largest step beyond what is allocated now (0 on a CPU, where it is not measured)."""
+        tokens, rows = self._settings.max_num_batched_tokens, self._settings.max_num_seqs
+        return self._platform.peak_of(lambda: self._run_synthetic(tokens, min(rows, tokens)))
 
-    def _plan_memory(self, weights: int, activations: int) -> MemoryPlan:
+    def _plan_memory(self, weights: int, activations: int, bytes_per_block: int) -> MemoryPlan:
         settings = self._settings
-        if self.device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(self.device)
-        else:
-            free, total = _host_memory()
-        assert self.runner is not None
-        backend_bytes = self.runner.kv_caches[0].numel() * settings.dtype.itemsize * self._shape.num_layers
-        limit = int(total * settings.gpu_memory_utilization)
-        if self.device.type == "cuda":
-            others = total - free - weights  # context, libraries, other processes: not ours to plan with
-            limit = limit - max(0, others)
+        free, total = self._platform.memory()
+        others = max(0, total - free - weights)  # context, libraries, other processes: not ours to plan with
+        limit = int(total * settings.gpu_memory_utilization) - others
         figures = MemoryFigures(total=total, free=free, weights=weights, activations=activations, limit=limit)
         return plan_kv_cache(
             figures,
             device=self.device.type,
-            bytes_per_block=backend_bytes,
+            bytes_per_block=bytes_per_block,
             block_size=settings.block_size,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
@@ -239,23 +213,7 @@ class Worker:
         for hook in self._hooks:
             hook.close()
         self.runner = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def _parameter_bytes(model: torch.nn.Module) -> int:
     return sum({p.data_ptr(): p.numel() * p.itemsize for p in model.parameters()}.values())
-
-
-def _host_memory() -> tuple[int, int]:
-    """(available, total) bytes of this machine."""
-    fields = {}
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        for line in lines:
-            name, value = line.split(":")
-            fields[name] = int(value.split()[0]) * 1024
-    return fields["MemAvailable"], fields["MemTotal"]
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

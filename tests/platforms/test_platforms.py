@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from kvasir.errors import ConfigError
-from kvasir.platforms import cpu as cpu_module
 from kvasir.platforms import detect
-from kvasir.platforms.cpu import CpuPlatform, cpu_cores, host_memory
+from kvasir.platforms.cpu import cpu_cores, host_memory
 
 GIB = 1 << 30
 
@@ -17,7 +16,7 @@ GIB = 1 << 30
 def test_cpu_by_name_needs_no_torch() -> None:
     code = (
         "import sys; from kvasir.platforms import detect; p = detect('cpu'); "
-        "assert p.memory()[1] > 0 and p.name and p.default_dtype('bfloat16'); assert 'torch' not in sys.modules"
+        "assert p.memory()[1] > 0 and p.name; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -54,26 +53,18 @@ def test_memory_obeys_the_container_limit(tmp_path: Path, limit: str, want: tupl
     assert host_memory(tmp_path, meminfo) == want
 
 
-@pytest.mark.parametrize(
-    ("flags", "checkpoint", "want"),
-    [
-        ({"avx512_bf16"}, "bfloat16", "bfloat16"),
-        ({"avx2"}, "bfloat16", "float32"),
-        ({"amx_bf16"}, "float16", "bfloat16"),
-        ({"avx512_bf16"}, "float32", "float32"),
-    ],
-)
-def test_default_dtype_on_cpu(monkeypatch: pytest.MonkeyPatch, flags: set[str], checkpoint: str, want: str) -> None:
-    monkeypatch.setattr(cpu_module, "cpu_flags", lambda: frozenset(flags))
-    assert CpuPlatform().default_dtype(checkpoint) == want
-
-
-def test_seed_repeats() -> None:
+def test_opening_a_cpu_sets_its_threads() -> None:
     import torch
 
-    platform = detect("cpu")
-    platform.seed(5)
-    first = torch.rand(3)
-    platform.seed(5)
-    platform.synchronize()
-    assert torch.equal(first, torch.rand(3))
+    before = torch.get_num_threads()
+    try:
+        detect("cpu").open(1)
+        assert torch.get_num_threads() == 1
+        detect("cpu").open()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_cpu_does_not_run_what_it_cannot_measure() -> None:
+    assert detect("cpu").peak_of(lambda: pytest.fail("ran")) == 0
