@@ -12,6 +12,7 @@ from kvasir.engine.async_llm import AsyncLLM
 from kvasir.engine.client import InProcessClient, ProcessClient
 from kvasir.engine.input import InputProcessor
 from kvasir.engine.llm_engine import LLMEngine
+from kvasir.engine.restart import Restart
 from kvasir.logger import get_logger
 from kvasir.messages import Ready
 from kvasir.tokenizer import Tokenizer, get_tokenizer
@@ -47,7 +48,11 @@ def make_async_llm(args: EngineArgs) -> AsyncLLM:
     report = StartupReport.begin()
     resolved = resolve(args, usage="server", facts=gather_facts(args))
     report.mark("configuration")
-    client = ProcessClient(CORE_MODULE, CoreSettings(resolved.config).encode())
+
+    def start_core(epoch: int) -> ProcessClient:
+        return ProcessClient(CORE_MODULE, CoreSettings(resolved.config, epoch).encode())
+
+    client = start_core(epoch=0)
     try:
         tokenizer = _tokenizer(resolved)
         report.mark("tokenizer (the core starts meanwhile)")
@@ -64,6 +69,7 @@ def make_async_llm(args: EngineArgs) -> AsyncLLM:
         _input_processor(resolved, ready, tokenizer),
         tokenizer,
         default_sampling_params(resolved.config),
+        Restart(start_core, resolved.config.supervision.max_core_restarts, START_TIMEOUT_S),
     )
 
 

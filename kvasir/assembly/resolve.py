@@ -22,6 +22,7 @@ from kvasir.config import (
     ObservabilityConfig,
     ParallelConfig,
     SchedulerConfig,
+    SupervisionConfig,
 )
 from kvasir.config.hf import ModelShape, load_model_shape
 from kvasir.config.hub import resolve_model_path
@@ -91,6 +92,7 @@ def resolve(args: EngineArgs, *, usage: Usage = "offline", facts: Facts | None =
         load=replace(args.section(LoadConfig), load_format=value["load_format"]),
         attention=args.section(AttentionConfig),
         observability=args.section(ObservabilityConfig),
+        supervision=args.section(SupervisionConfig),
     )
     check_pairs(config)
     for decision in decisions:

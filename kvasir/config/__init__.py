@@ -19,6 +19,7 @@ from kvasir.config.option import AUTO
 from kvasir.config.parallel import ParallelConfig
 from kvasir.config.scheduler import SchedulerConfig
 from kvasir.config.server import ServerConfig
+from kvasir.config.supervision import SupervisionConfig
 from kvasir.config.user import AsyncEngineArgs, EngineArgs, ServerArgs
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "SchedulerConfig",
     "ServerArgs",
     "ServerConfig",
+    "SupervisionConfig",
 ]

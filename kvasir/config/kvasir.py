@@ -18,6 +18,7 @@ from kvasir.config.observability import ObservabilityConfig
 from kvasir.config.option import AUTO, options_of
 from kvasir.config.parallel import ParallelConfig
 from kvasir.config.scheduler import SchedulerConfig
+from kvasir.config.supervision import SupervisionConfig
 from kvasir.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class KvasirConfig:
     load: LoadConfig
     attention: AttentionConfig
     observability: ObservabilityConfig
+    supervision: SupervisionConfig = SupervisionConfig()
 
     def __post_init__(self) -> None:
         for section in self._sections():

@@ -16,6 +16,7 @@ from kvasir.config.option import Option, options_of
 from kvasir.config.parallel import ParallelConfig
 from kvasir.config.scheduler import SchedulerConfig
 from kvasir.config.server import ServerConfig
+from kvasir.config.supervision import SupervisionConfig
 from kvasir.config.vllm_names import FOREIGN
 from kvasir.errors import ConfigError
 from kvasir.logger import log_once
@@ -29,6 +30,7 @@ ENGINE_SECTIONS: tuple[type, ...] = (
     LoadConfig,
     AttentionConfig,
     ObservabilityConfig,
+    SupervisionConfig,
 )
 SERVER_SECTIONS: tuple[type, ...] = (ServerConfig,)
 

@@ -1,6 +1,7 @@
 """AsyncLLM: the engine behind the server. The core runs in its own process; one task reads what it says."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Self
@@ -10,11 +11,13 @@ from kvasir.engine.client import ProcessClient
 from kvasir.engine.fanout import fan_out
 from kvasir.engine.input import InputProcessor, prompt_text
 from kvasir.engine.output import OutputProcessor, RequestOutputCollector
-from kvasir.errors import EngineDeadError, QueueFullError, RequestFailedError
+from kvasir.engine.restart import Restart
+from kvasir.errors import EngineDeadError, KvasirError, QueueFullError, RequestFailedError
 from kvasir.logger import get_logger
 from kvasir.messages import (
     Control,
     EngineCoreOutput,
+    EngineCoreRequest,
     Prompt,
     Ready,
     RequestOutput,
@@ -46,6 +49,7 @@ class AsyncLLM:
         input_processor: InputProcessor,
         tokenizer: Tokenizer | None,
         default_sampling_params: dict[str, Any] | None = None,
+        restart: Restart | None = None,
     ):
         self.config = config
         self.client = client
@@ -57,6 +61,8 @@ class AsyncLLM:
         self.dead_error: str | None = None
         self._input = input_processor
         self._output = OutputProcessor(tokenizer)
+        self._restart = restart
+        self._is_up = True  # False while a new core starts
         self._reader: asyncio.Task[None] | None = None
         self._stats_listeners: list[StatsListener] = []
         self._output_listeners: list[OutputListener] = []
@@ -101,7 +107,7 @@ class AsyncLLM:
         children = fan_out(request)
         for child in children:
             self._output.add_request(child.request, text, child.params, child.parent, child.index, queue)
-            self.client.send(child.request)
+            self._send(child.request)
         finished = False
         try:
             while not finished:
@@ -120,8 +126,13 @@ class AsyncLLM:
 
     def _abort(self, request_ids: list[str]) -> None:
         aborted = self._output.abort(request_ids)
-        if aborted.to_abort and self.is_alive:
-            self.client.send(Control("abort", {"request_ids": aborted.to_abort}))
+        if aborted.to_abort:
+            self._send(Control("abort", {"request_ids": aborted.to_abort}))
+
+    def _send(self, message: EngineCoreRequest | Control) -> None:
+        """To the core, if there is one: a new core is told of every live request, and of no other."""
+        if self._is_up and self.is_alive:
+            self.client.send(message)
 
     def _check_room(self, n: int) -> None:
         room = self.config.scheduler.max_num_seqs + self.config.scheduler.max_queued_requests
@@ -141,13 +152,19 @@ class AsyncLLM:
     async def call(self, name: str, **args: Any) -> Any:
         """A control call to the core (stats, reset_prefix_cache, ...)."""
         await self._ensure_reading()
+        await self.check_health()
         return await self.client.call(name, **args)
 
     async def reset_prefix_cache(self) -> bool:
         return bool(await self.call("reset_prefix_cache"))
 
     async def check_health(self) -> None:
-        """Raises EngineDeadError when the core is gone."""
+        """Raises EngineDeadError when the core is gone, or is being started again."""
+        self._check_alive()
+        if not self._is_up:
+            raise EngineDeadError("The engine core died and is being started again; running requests go on then.")
+
+    def _check_alive(self) -> None:
         if not self.is_alive:
             raise EngineDeadError(self.dead_error or "The engine core is gone.")
 
@@ -160,21 +177,56 @@ class AsyncLLM:
         self._output_listeners.append(listener)
 
     async def _ensure_reading(self) -> None:
-        await self.check_health()
+        self._check_alive()
         async with self._connecting:
             if self._reader is None:
                 await self.client.connect()
                 self._reader = asyncio.create_task(self._read(), name="kvasir-outputs")
 
     async def _read(self) -> None:
+        """Reads until the core ends, starts it again while that is allowed, and goes on."""
+        while True:
+            why = await self._read_one_core()
+            if self._closing:
+                return
+            if not await self._start_again(why):
+                self._die(why)
+                return
+
+    async def _read_one_core(self) -> str:
+        """Until the core is gone; returns why."""
         try:
             while (said := await self.client.receive()) is not None:
                 self._take(said)
         except Exception as error:
             logger.exception("reading from the engine core failed")
-            self._die(f"Reading from the engine core failed: {error}")
-        else:
-            self._die("The engine core has ended.")
+            self.client.kill()
+            return f"Reading from the engine core failed: {error}"
+        code = self.client.wait_exit()
+        return f"The engine core has ended with exit code {code}."
+
+    async def _start_again(self, why: str) -> bool:
+        """A new core takes over every live request where it stood; False when that is not to be."""
+        while self._restart is not None and self._restart.allowed():
+            self._is_up = False
+            logger.warning("%s It is started again; %d requests will go on.", why, self._output.num_unfinished)
+            started = time.monotonic()
+            try:
+                client = await asyncio.to_thread(self._restart.start)
+            except KvasirError as error:
+                why = f"{why} Starting it again failed: {error.message}"
+                continue
+            if self._closing:
+                client.kill()
+                return True
+            self.client = client
+            await client.connect()
+            for request in self._output.resume_requests(self._restart.epoch):
+                client.send(request)
+            self._is_up = True
+            logger.warning("the engine core is back after %.2f s", time.monotonic() - started)
+            return True
+        return False
 
     def _take(self, said: EngineCoreOutput) -> None:
         for listener in self._output_listeners:
@@ -184,16 +236,13 @@ class AsyncLLM:
                 stats_listener(said.stats)
         processed = self._output.process(said)
         if processed.to_abort:
-            self.client.send(Control("abort", {"request_ids": processed.to_abort}))
+            self._send(Control("abort", {"request_ids": processed.to_abort}))
 
     def _die(self, why: str) -> None:
-        if self._closing:
-            return
         self.is_alive = False
-        code = self.client.process.poll()
-        self.dead_error = f"{why} Exit code: {code}." if code is not None else why
-        logger.error("%s %d requests are lost.", self.dead_error, self._output.num_unfinished)
-        self._output.fail_all(self.dead_error)
+        self.dead_error = why
+        logger.error("%s %d requests are lost.", why, self._output.num_unfinished)
+        self._output.fail_all(why)
 
     def shutdown(self) -> None:
         """Ends the core process. Idempotent."""
@@ -203,4 +252,6 @@ class AsyncLLM:
             self.dead_error = "The engine was shut down."
             if self._reader is not None:
                 self._reader.cancel()
+            if self._restart is not None:
+                self._restart.stop()
             self.client.close()

@@ -135,6 +135,14 @@ class ProcessClient:
             raise EngineError(reply.error)
         return reply.value
 
+    def wait_exit(self, timeout_s: float = 5.0) -> int:
+        """The exit code of a core that has closed its socket; it is killed if it lingers."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self.process.returncode
+
     def close(self, timeout_s: float = 10.0) -> None:
         """Closes the socket, which ends the core; kills it if it does not end in time."""
         with contextlib.suppress(OSError):  # the core may have closed its end already

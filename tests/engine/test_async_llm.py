@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import random
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from kvasir.engine.async_llm import AsyncLLM
 from kvasir.engine.client import ProcessClient
 from kvasir.engine.input import InputProcessor
+from kvasir.engine.restart import Restart
 from kvasir.errors import ConfigError, EngineDeadError, EngineError, PromptTooLongError, QueueFullError
 from kvasir.messages import RequestOutputKind, SamplingParams
 from kvasir.testing.byte_tokenizer import ByteTokenizer
@@ -20,8 +22,11 @@ from tests.engine.cores import VOCAB
 
 
 @contextlib.asynccontextmanager
-async def async_llm(**core: Any) -> AsyncIterator[AsyncLLM]:
-    client = ProcessClient("tests.engine.cores", json.dumps(core).encode())
+async def async_llm(max_restarts: int = 0, **core: Any) -> AsyncIterator[AsyncLLM]:
+    def start_core(epoch: int) -> ProcessClient:
+        return ProcessClient("tests.engine.cores", json.dumps({**core, "epoch": epoch}).encode())
+
+    client = start_core(0)
     ready = client.wait_ready(30)
     scheduler = SimpleNamespace(max_num_seqs=8, max_queued_requests=core.get("max_queued_requests", 1000))
     engine = AsyncLLM(
@@ -30,6 +35,7 @@ async def async_llm(**core: Any) -> AsyncIterator[AsyncLLM]:
         ready,
         InputProcessor(None, max_model_len=ready.max_model_len, vocab_size=VOCAB, eos_token_ids=()),
         None,
+        restart=Restart(start_core, max_restarts, 30.0),
     )
     try:
         yield engine
@@ -92,6 +98,48 @@ async def test_a_dead_core_is_told_to_every_stream_at_once() -> None:
             await tokens_of(engine, [1])
         with pytest.raises(EngineDeadError):
             await engine.check_health()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_streams_survive_killed_cores_without_a_lost_or_repeated_token(seed: int) -> None:
+    rng = random.Random(seed)
+    prompts = [[i, i + 1, i + 2] for i in range(12)]
+    async with async_llm(max_restarts=3, delay_s=0.01) as engine:
+        streams = [asyncio.create_task(tokens_of(engine, p, max_tokens=60)) for p in prompts[:8]]
+        for _ in range(3):
+            await asyncio.sleep(rng.uniform(0.05, 0.3))
+            with contextlib.suppress(EngineDeadError):  # it may be down already
+                await engine.check_health()
+                engine.client.process.kill()
+        streams += [asyncio.create_task(tokens_of(engine, p, max_tokens=60)) for p in prompts[8:]]  # asked while down
+        found = await asyncio.wait_for(asyncio.gather(*streams), 60)
+        assert found == [expected_tokens(p, 9, 60, VOCAB) for p in prompts]
+        assert await engine.call("check_integrity") is None
+
+
+async def test_what_was_left_while_the_core_was_down_is_not_resumed() -> None:
+    async with async_llm(max_restarts=1, delay_s=0.02) as engine:
+        left = asyncio.create_task(tokens_of(engine, [1, 2], max_tokens=200))
+        stays = asyncio.create_task(tokens_of(engine, [3, 4], max_tokens=30))
+        await asyncio.sleep(0.2)
+        engine.client.process.kill()
+        await asyncio.sleep(0.05)
+        left.cancel()
+        assert await asyncio.wait_for(stays, 30) == expected_tokens([3, 4], 9, 30, VOCAB)
+        assert (await engine.call("stats") or [0])[0] == 0
+
+
+async def test_deaths_beyond_the_bound_end_it() -> None:
+    async with async_llm(max_restarts=1, delay_s=0.02) as engine:
+        stream = asyncio.create_task(tokens_of(engine, [1], max_tokens=400))
+        for _ in range(2):
+            await asyncio.sleep(0.3)
+            while not engine._is_up:
+                await asyncio.sleep(0.05)
+            engine.client.process.kill()
+        with pytest.raises(EngineDeadError, match="exit code -9"):
+            await asyncio.wait_for(stream, 30)
+        assert not engine.is_alive
 
 
 async def test_refusals_come_before_anything_is_queued() -> None:
