@@ -150,6 +150,7 @@ CHANGES = {
     "cpu_threads": 1,
     "load_format": "dummy",
     "download_dir": "/nowhere",
+    "max_core_restarts": 1,
     "disable_log_stats": True,
     "log_stats_interval_s": 5.0,
     "enable_log_requests": True,
