@@ -1,11 +1,14 @@
 """The CPU as a platform. Everything but `open` works without torch."""
 
+import math
 import os
 import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+_LINE_BYTES = 64  # of a cache line, and of the widest vector
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -75,6 +78,16 @@ class CpuPlatform:
 
         if cpu_threads:
             torch.set_num_threads(cpu_threads)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """numpy asks the kernel for zero pages, which cost nothing until they are written; torch would write all."""
+        import numpy as np
+        import torch
+
+        size = math.prod(shape) * dtype.itemsize
+        cells = np.zeros(size + _LINE_BYTES, dtype=np.uint8)
+        start = -cells.ctypes.data % _LINE_BYTES
+        return torch.from_numpy(cells[start : start + size]).view(dtype).view(shape)
 
     def peak_of(self, run: Callable[[], None]) -> int:
         """Not measured: the host has memory that others use too, so the cache's size is a rule, not a remainder."""

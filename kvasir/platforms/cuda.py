@@ -1,6 +1,7 @@
 """A CUDA card (the process's current one) as a platform."""
 
 from collections.abc import Callable
+from typing import Any
 
 
 class CudaPlatform:
@@ -28,6 +29,11 @@ class CudaPlatform:
         import torch
 
         torch.cuda.init()
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        import torch
+
+        return torch.zeros(shape, dtype=dtype, device="cuda")
 
     def peak_of(self, run: Callable[[], None]) -> int:
         import torch

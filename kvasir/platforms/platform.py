@@ -1,7 +1,7 @@
 """SEAM: a platform answers these questions; `detect()` picks it."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from kvasir.errors import ConfigError
 
@@ -25,6 +25,10 @@ class Platform(Protocol):
 
     def memory(self) -> tuple[int, int]:
         """(free, total) bytes that this process may use, now."""
+        ...
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A torch tensor of zeros on the device, made without touching its memory where that is possible."""
         ...
 
     def peak_of(self, run: Callable[[], None]) -> int:

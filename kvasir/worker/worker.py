@@ -148,9 +148,7 @@ class Worker:
     def _allocate_kv(self, backend: type[AttentionBackend], num_blocks: int) -> list[torch.Tensor]:
         """One tensor per layer. Zeros, since a masked-out cell is still multiplied: 0 x NaN would be NaN."""
         shape = self._kv_shape(backend, num_blocks)
-        return [
-            torch.zeros(shape, dtype=self._settings.dtype, device=self.device) for _ in range(self._shape.num_layers)
-        ]
+        return [self._platform.zeros(shape, self._settings.dtype) for _ in range(self._shape.num_layers)]
 
     # -- memory ---------------------------------------------------------------------------------------------
 

@@ -66,5 +66,22 @@ def test_opening_a_cpu_sets_its_threads() -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_zeros_are_zeros_and_cost_no_memory_until_written(dtype: str) -> None:
+    import torch
+
+    def resident() -> int:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * 4096
+
+    before = resident()
+    buffer = detect("cpu").zeros((64, 1 << 20), getattr(torch, dtype))
+    assert resident() - before < 8 << 20
+    assert buffer.shape == (64, 1 << 20) and buffer.dtype == getattr(torch, dtype)
+    assert not buffer[::7, ::1000].any()
+    buffer[3, 5] = 2.0
+    assert buffer[3].sum() == 2.0
+
+
 def test_a_cpu_does_not_run_what_it_cannot_measure() -> None:
     assert detect("cpu").peak_of(lambda: pytest.fail("ran")) == 0
