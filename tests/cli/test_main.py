@@ -63,5 +63,5 @@ def test_env(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     assert main(["env", "--json"]) == 0
     out = capsys.readouterr().out
     found = json.loads(out)
-    assert found["kvasir"] == __version__ and "msgspec" in found and found["attention backends"]
+    assert found["kvasir"] == __version__ and "msgspec" in found and found["attention"]
     assert "very-secret" not in out

@@ -40,7 +40,11 @@ def _rows() -> Iterator[tuple[str, str]]:
     for name in _PACKAGES:
         yield name, _version(name)
     yield "devices", _tolerant(_devices)
-    yield "attention backends", _tolerant(_backends)
+    yield "attention", _tolerant(_attention)
+    try:
+        yield from _ops()
+    except Exception as e:
+        yield "ops", f"not known ({type(e).__name__}: {e})"
     for name, value in sorted(os.environ.items()):
         if name.startswith("KVASIR_") or name in ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS"):
             yield name, "(set)" if "KEY" in name else value
@@ -75,8 +79,17 @@ def _devices() -> str:
     )
 
 
-def _backends() -> str:
-    from kvasir.config import AttentionConfig
-    from kvasir.config.option import options_of
+def _attention() -> str:
+    """What the selector would take for a usual model, with its reasons."""
+    need = import_module("kvasir.attention.backend").AttentionNeed
+    torch, device = import_module("torch"), import_module("kvasir.platforms").detect()
+    dtype = torch.float32 if device.device_type == "cpu" else torch.bfloat16
+    usual = need(device.device_type, dtype, 128, 16, 8, 16, capability=device.capability)
+    backend, reasons = import_module("kvasir.attention.selector").get_attn_backend(usual)
+    return f"{backend.name} ({'; '.join(reasons)})"
 
-    return ", ".join(options_of(AttentionConfig)["attention_backend"].choices or ())
+
+def _ops() -> Iterator[tuple[str, str]]:
+    platform_name = import_module("kvasir.platforms").detect().device_type
+    for choice in import_module("kvasir.ops").choices(platform_name):
+        yield f"op {choice.op}", f"{choice.implementation} ({choice.why})"
