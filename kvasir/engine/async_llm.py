@@ -151,7 +151,6 @@ class AsyncLLM:
 
     async def call(self, name: str, **args: Any) -> Any:
         """A control call to the core (stats, reset_prefix_cache, ...)."""
-        await self._ensure_reading()
         await self.check_health()
         return await self.client.call(name, **args)
 
@@ -160,7 +159,7 @@ class AsyncLLM:
 
     async def check_health(self) -> None:
         """Raises EngineDeadError when the core is gone, or is being started again."""
-        self._check_alive()
+        await self._ensure_reading()  # a death is noticed from the first question on, not from the first request
         if not self._is_up:
             raise EngineDeadError("The engine core died and is being started again; running requests go on then.")
 
