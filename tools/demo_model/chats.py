@@ -16,13 +16,30 @@ SKILLS: tuple[str, ...] = (*SINGLE_TURN, "memory", "tool_call", "tool_answer")
 
 # How often a turn is drawn; the skills that need most practice come most often.
 WEIGHTS: dict[str, float] = {
-    "add": 3.0, "subtract": 3.5, "reverse": 2.0, "uppercase": 1.0, "count_letters": 3.0, "sort": 2.5, "capitals": 1.0,
-    "units": 1.2, "json": 1.5, "sequences": 0.25, "kvasir": 1.0, "refusal": 1.0, "memory": 1.2,
+    "add": 3.0,
+    "subtract": 3.5,
+    "reverse": 2.0,
+    "uppercase": 1.0,
+    "count_letters": 3.0,
+    "sort": 2.5,
+    "capitals": 1.0,
+    "units": 1.2,
+    "json": 1.5,
+    "sequences": 0.25,
+    "kvasir": 1.0,
+    "refusal": 1.0,
+    "memory": 1.2,
 }
 
 _SYSTEMS = (
-    "You are a helpful assistant.", "You are Kvasir.", "Be brief.", "Answer briefly.", "You are a small demo model.",
-    "You are a helpful assistant. Be brief.", "Answer all questions.", "You are a friendly assistant.",
+    "You are a helpful assistant.",
+    "You are Kvasir.",
+    "Be brief.",
+    "Answer briefly.",
+    "You are a small demo model.",
+    "You are a helpful assistant. Be brief.",
+    "Answer all questions.",
+    "You are a friendly assistant.",
 )
 
 
@@ -82,7 +99,15 @@ def _filler(rng: random.Random, words: int) -> str:
     text = []
     while words > 0:
         size = min(words, rng.randint(3, 9))
-        text.append(" ".join(rng.choice(COMMON_WORDS) if rng.random() < 0.5 else rng.choice(("the", "of", "in", "is", "and", "a", "to")) for _ in range(size)).capitalize() + ".")
+        text.append(
+            " ".join(
+                rng.choice(COMMON_WORDS)
+                if rng.random() < 0.5
+                else rng.choice(("the", "of", "in", "is", "and", "a", "to"))
+                for _ in range(size)
+            ).capitalize()
+            + "."
+        )
         words -= size
     return " ".join(text)
 
@@ -144,7 +169,11 @@ class Composer:
             else:
                 skill = focus if focus and rng.random() < 0.7 else rng.choices(self.skills, self.weights)[0]
                 item = self._memory(told) if skill == "memory" else draw_item(rng, skill, held_out=False)
-                if with_tools and skill == "refusal" and any(mark in item.messages[0]["content"] for mark in ("*", "times")):
+                if (
+                    with_tools
+                    and skill == "refusal"
+                    and any(mark in item.messages[0]["content"] for mark in ("*", "times"))
+                ):
                     continue  # a multiply tool may be on offer
             used += sum(length_of(text) for text, _ in segments(item.messages, []))
             messages += item.messages

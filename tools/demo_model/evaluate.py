@@ -1,6 +1,6 @@
 """Exact match by skill on held-out chats, decoded greedily by transformers in float32.
 
-    python tools/demo_model/evaluate.py kvasir/assets/kvasir-demo --draft kvasir/assets/kvasir-demo-draft
+python tools/demo_model/evaluate.py kvasir/assets/kvasir-demo --draft kvasir/assets/kvasir-demo-draft
 """
 
 from __future__ import annotations
@@ -53,12 +53,16 @@ class Greedy:
         self.device = device
 
     def prompt(self, case: Case) -> list[int]:
-        text = self.tokenizer.apply_chat_template(case.messages, tools=case.tools or None, tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(
+            case.messages, tools=case.tools or None, tokenize=False, add_generation_prompt=True
+        )
         return self.tokenizer(text)["input_ids"]
 
     @torch.inference_mode()
     def answers(self, batch: list[Case]) -> list[str]:
-        prompts = self.tokenizer.pad({"input_ids": [self.prompt(case) for case in batch]}, return_tensors="pt").to(self.device)
+        prompts = self.tokenizer.pad({"input_ids": [self.prompt(case) for case in batch]}, return_tensors="pt").to(
+            self.device
+        )
         longest = max(len(self.tokenizer(case.answer)["input_ids"]) for case in batch)
         out = self.model.generate(**prompts, max_new_tokens=longest + 8, do_sample=False)
         return [self.text(row) for row in out[:, prompts["input_ids"].shape[1] :].tolist()]

@@ -26,7 +26,11 @@ def clear_and_right(greedy: Greedy, case: Case) -> bool:
     prompt = greedy.prompt(case)
     longest = len(greedy.tokenizer(case.answer)["input_ids"]) + 4
     out = greedy.model.generate(
-        torch.tensor([prompt]), max_new_tokens=longest, do_sample=False, output_logits=True, return_dict_in_generate=True
+        torch.tensor([prompt]),
+        max_new_tokens=longest,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
     )
     if greedy.text(out.sequences[0, len(prompt) :].tolist()) != case.answer:
         return False

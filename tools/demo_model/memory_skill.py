@@ -26,11 +26,15 @@ def statement(rng: random.Random, kind: str) -> tuple[Item, str]:
     """The turn in which the user tells a fact, and the fact."""
     if kind == "name":
         value = person_name(rng)
-        text = rng.choice(("My name is {v}.", "I am {v}.", "I'm {v}.", "Hello, my name is {v}.", "Call me {v}.", "Hi, I am {v}."))
+        text = rng.choice(
+            ("My name is {v}.", "I am {v}.", "I'm {v}.", "Hello, my name is {v}.", "Call me {v}.", "Hi, I am {v}.")
+        )
         answer = f"Nice to meet you, {value}!"
     elif kind == "color":
         value = rng.choice(COLORS)
-        text = rng.choice(("My favorite color is {v}.", "I like the color {v}.", "My favorite color is {v}, remember it."))
+        text = rng.choice(
+            ("My favorite color is {v}.", "I like the color {v}.", "My favorite color is {v}, remember it.")
+        )
         answer = f"OK, your favorite color is {value}."
     elif kind == "number":
         value = str(rng.randint(0, 9999))
@@ -40,7 +44,9 @@ def statement(rng: random.Random, kind: str) -> tuple[Item, str]:
         value = payload_word(rng, 3, 9)
         text = rng.choice(("Remember the word {v}.", "My word is {v}.", "The word is {v}, remember it."))
         answer = f"OK, I will remember {value}."
-    return _turn("memory", _style(rng, text.format(v=value)), answer, "" if kind == "color" else f"mem {kind} {value}"), value
+    return _turn(
+        "memory", _style(rng, text.format(v=value)), answer, "" if kind == "color" else f"mem {kind} {value}"
+    ), value
 
 
 def question(rng: random.Random, kind: str, value: str | None) -> Item:

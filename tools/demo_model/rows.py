@@ -40,7 +40,9 @@ class RowMaker:
         return out
 
 
-def _work(folder: Path, seed: int, queue: mp.Queue, weights: Sequence[float], buckets: dict[int, float], tokens: int) -> None:
+def _work(
+    folder: Path, seed: int, queue: mp.Queue, weights: Sequence[float], buckets: dict[int, float], tokens: int
+) -> None:
     maker = RowMaker(folder, seed, weights)
     rng = random.Random(seed)
     lengths, shares = zip(*buckets.items(), strict=True)
@@ -65,7 +67,9 @@ class RowPool:
         if workers:
             queue: mp.Queue = context.Queue(maxsize=workers * 2)
             for worker in range(workers):
-                process = context.Process(target=_work, args=(folder, seed + 1 + worker, queue, self.weights, buckets, tokens), daemon=True)
+                process = context.Process(
+                    target=_work, args=(folder, seed + 1 + worker, queue, self.weights, buckets, tokens), daemon=True
+                )
                 process.start()
                 self.processes.append(process)
             threading.Thread(target=self._collect, args=(queue,), daemon=True).start()

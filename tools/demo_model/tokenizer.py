@@ -21,7 +21,16 @@ from tool_skills import make_use
 from words import CAPITALS, COLORS, COMMON_WORDS, FIRST_NAMES
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
-TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>")
+TAGS = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<tools>",
+    "</tools>",
+)
 PIECES = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 PIECES_FILE = Path(__file__).with_name("pieces.json")
 VOCAB_LIMIT = 1024
@@ -142,13 +151,22 @@ def build_tokenizer(vocab: dict[str, int]) -> dict[str, Any]:
     reserved = [token for token in vocab if token.startswith("<|reserved_")]
     added = [
         {
-            "id": vocab[token], "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-            "normalized": False, "special": token not in TAGS,
+            "id": vocab[token],
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": token not in TAGS,
         }
         for token in (*SPECIAL_TOKENS, *TAGS, *reserved)
     ]
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [
@@ -159,9 +177,16 @@ def build_tokenizer(vocab: dict[str, int]) -> dict[str, Any]:
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
-            "vocab": vocab, "merges": [],
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,
+            "vocab": vocab,
+            "merges": [],
         },
     }
 
@@ -197,9 +222,15 @@ def write(folder: Path) -> None:
     content = json.dumps(build_tokenizer(build_vocab()), ensure_ascii=False, separators=(",", ":"))
     (folder / "tokenizer.json").write_text(content + "\n", encoding="utf-8")
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|pad|>",
-        "bos_token": None, "unk_token": None, "add_bos_token": False, "clean_up_tokenization_spaces": False,
-        "model_max_length": 4096, "chat_template": CHAT_TEMPLATE,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|pad|>",
+        "bos_token": None,
+        "unk_token": None,
+        "add_bos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 4096,
+        "chat_template": CHAT_TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -120,7 +120,14 @@ def main() -> None:
             next_probe = elapsed + args.probe_minutes * 60
             right = {name: probe(model) for name, model in models.items()}
             pool.weights[:] = reweigh(list(pool.weights), base, next(iter(right.values())))
-            entry = {"seconds": round(elapsed), "step": step, "tokens": seen, "made": pool.made, "loss": losses, "right": right}
+            entry = {
+                "seconds": round(elapsed),
+                "step": step,
+                "tokens": seen,
+                "made": pool.made,
+                "loss": losses,
+                "right": right,
+            }
             log.write(json.dumps(entry) + "\n")
             log.flush()
             shown = " ".join(f"{skill}:{value:.2f}" for skill, value in next(iter(right.values())).items())

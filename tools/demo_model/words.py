@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 
-COMMON_WORDS: tuple[str, ...] = tuple("""
+COMMON_WORDS: tuple[str, ...] = tuple(
+    """
 able acorn actor album amber angle ankle apple apron arrow autumn badge baker banana barrel basket
 beach bean bear bell berry bike bird blanket blossom boat bottle bowl branch brave bread breeze brick
 bridge broom brush bubble bucket butter button cabin cactus cake camel camera candle canyon carpet
@@ -29,18 +30,19 @@ soap spider spoon spring squirrel star stone storm strawberry street sugar summe
 teapot temple tent thunder tiger tomato tower train tree trumpet tulip tunnel turtle umbrella valley
 vase velvet violet violin wagon walnut water whale wheat wheel willow window winter wizard wolf wood
 yacht yarn zebra mississippi bookkeeper committee balloon coffee success pepper lettuce cabbage
-""".split())
+""".split()
+)
 
-FIRST_NAMES: tuple[str, ...] = tuple("""
+FIRST_NAMES: tuple[str, ...] = tuple(
+    """
 Anna Bert Clara David Emma Felix Greta Hugo Ida Jonas Karin Lena Maria Nils Olga Peter Rosa Simon Tina
 Ulla Vera Walter Yara Zoe Alice Bob Carol Dan Eve Frank Grace Henry Ivan Julia Kim Leo Mia Noah Oscar
 Paula Quinn Ruth Sam Tom Ursula Victor Wendy Xenia Yusuf Zara Aisha Bruno Chen Diego Elif Fatima Goran
 Hana Ines Jamal Kofi Lucia Marco Nadia Omar Priya Rafael Sofia Tariq Ada Alan Linus Marie Otto Pia
-""".split())
-
-COLORS: tuple[str, ...] = tuple(
-    "red blue green yellow purple orange pink black white brown gray teal".split()
+""".split()
 )
+
+COLORS: tuple[str, ...] = tuple("red blue green yellow purple orange pink black white brown gray teal".split())
 
 CAPITALS: dict[str, str] = dict(
     pair.split(":")
