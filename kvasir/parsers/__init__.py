@@ -1,0 +1,36 @@
+"""Finds reasoning and tool calls in what a model writes, while it writes.
+
+*Ring*: front. Text in pieces -> reasoning, content, calls with names and arguments.
+However the text is cut, the result is the same; nothing is dropped, and no mark of a call leaks into content.
+*Knows nothing about*: tokens, HTTP, requests, how prompts are made.
+"""
+
+from kvasir.parsers.events import (
+    ContentDelta,
+    Event,
+    ReasoningDelta,
+    ToolArgumentsDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
+from kvasir.parsers.families import ReasoningFamily, ToolFamily
+from kvasir.parsers.parser import Parser, ReasoningThenCalls
+from kvasir.parsers.registry import detect_tool_family, reasoning_family, tool_family
+from kvasir.parsers.values import ToolSchema
+
+__all__ = [
+    "ContentDelta",
+    "Event",
+    "Parser",
+    "ReasoningDelta",
+    "ReasoningFamily",
+    "ReasoningThenCalls",
+    "ToolArgumentsDelta",
+    "ToolCallEnd",
+    "ToolCallStart",
+    "ToolFamily",
+    "ToolSchema",
+    "detect_tool_family",
+    "reasoning_family",
+    "tool_family",
+]
