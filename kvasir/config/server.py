@@ -46,6 +46,19 @@ class ServerConfig:
         {},
         help='JSON given to the chat template unless the request says otherwise, such as {"enable_thinking": false}.',
     )
+    tool_call_parser: str = option(
+        "auto",
+        help="How the model writes tool calls: the name of a family (docs/features/tool-calling.md) or of a plugin. "
+        "auto takes hermes where the chat template shows it, else none; none leaves calls in the text.",
+    )
+    enable_auto_tool_choice: bool = option(
+        False, help="Accepted for vLLM's sake: tool_choice auto works whenever there is a tool-call parser."
+    )
+    reasoning_parser: str = option(
+        "none",
+        help="How the model marks its thoughts: the name of a family (docs/features/reasoning.md) or of a plugin; "
+        "none leaves them in the text.",
+    )
     enable_force_include_usage: bool = option(
         False, help="Put token counts into every streamed reply, asked for or not."
     )

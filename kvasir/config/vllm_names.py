@@ -39,7 +39,6 @@ _NO_MULTI = "this version runs one worker on one device"
 _NO_LORA = "LoRA adapters are not supported yet; merge the adapter into the weights"
 _NO_SPEC = "speculative decoding is not supported yet; leave it out, the text is the same"
 _NO_MEDIA = "only text models are supported yet"
-_NO_TOOLS = "there are no tool-call or reasoning parsers yet; the raw text is in the reply"
 _NO_OFFLOAD = "nothing is moved to host memory yet; lower max_model_len or choose a smaller model"
 _NO_POOL = "only generating models are supported yet"
 _NO_TLS = "put a proxy that speaks TLS in front of the server"
@@ -135,10 +134,7 @@ _ROWS = (
     _refused("kv_transfer_config", "KV caches are not moved between engines yet"),
     _refused("kv_events_config", "KV cache events are not published yet"),
     # Server.
-    _refused("enable_auto_tool_choice", _NO_TOOLS, switch=True),
-    _refused("tool_call_parser", _NO_TOOLS),
-    _refused("tool_parser_plugin", _NO_TOOLS),
-    _refused("reasoning_parser", _NO_TOOLS),
+    _refused("tool_parser_plugin", "install the parser as a package with an entry point in kvasir.tool_parsers"),
     _refused("ssl_keyfile", _NO_TLS),
     _refused("ssl_certfile", _NO_TLS),
     _refused("middleware", "middleware is not loaded by name"),

@@ -3,6 +3,7 @@
 import random
 import string
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -98,18 +99,19 @@ _QWEN_XML = XmlStyle(
 _GLM_XML = XmlStyle(
     "<tool_call>", "</tool_call>", "", "", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "", False
 )
-_DEEPSEEK = {
-    "section": "<｜tool▁calls▁begin｜>",
-    "section_end": "<｜tool▁calls▁end｜>",
-    "open": "<｜tool▁call▁begin｜>",
-}
-_DEEPSEEK_V3 = NamedJson(
-    **_DEEPSEEK,
+_DEEPSEEK_V31 = NamedJson(
+    section="<｜tool▁calls▁begin｜>",
+    section_end="<｜tool▁calls▁end｜>",
+    open="<｜tool▁call▁begin｜>",
+    before_arguments="<｜tool▁sep｜>",
+    after_arguments="<｜tool▁call▁end｜>",
+)
+_DEEPSEEK_V3 = replace(
+    _DEEPSEEK_V31,
     before_name="function<｜tool▁sep｜>",
     before_arguments="```json",
     after_arguments="```<｜tool▁call▁end｜>",
 )
-_DEEPSEEK_V31 = NamedJson(**_DEEPSEEK, before_arguments="<｜tool▁sep｜>", after_arguments="<｜tool▁call▁end｜>")
 _KIMI_K2 = NamedJson(
     section="<|tool_calls_section_begin|>",
     section_end="<|tool_calls_section_end|>",

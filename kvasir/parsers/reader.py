@@ -98,7 +98,7 @@ class Reader:
 
     def run(self, pattern: re.Pattern[str], sink: Callable[[str], None] | None = None) -> Steps[str]:
         """Consumes all characters of the class `pattern` (written as `[...]*`); they go to `sink`, or are returned."""
-        parts = []
+        parts: list[str] = []
         while True:
             at = self.at - self._base
             end = pattern.match(self._text, at).end()  # type: ignore[union-attr]

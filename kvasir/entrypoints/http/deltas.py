@@ -45,6 +45,15 @@ class TokenInfo(msgspec.Struct):
     top: list["TokenInfo"]
 
 
+class CallDelta(msgspec.Struct):
+    """What one tool call gained; `id` and `name` come with its first delta."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
 class Delta(msgspec.Struct):
     """What one choice gained. Adding up the deltas of a choice gives the choice.
 
@@ -63,14 +72,25 @@ class Delta(msgspec.Struct):
     stop_reason: int | str | None = None
     prompt_token_ids: list[int] | None = None
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    reasoning: str = ""
+    calls: list[CallDelta] = []
 
     def add(self, other: "Delta") -> None:
         self.text += other.text
         self.token_ids.extend(other.token_ids)
         if other.logprobs is not None:
             self.logprobs = (self.logprobs or []) + other.logprobs
+        self.reasoning += other.reasoning
+        for call in other.calls:
+            self.add_call(call)
         if other.finish_reason is not None:
             self.finish_reason, self.stop_reason = other.finish_reason, other.stop_reason
+
+    def add_call(self, call: CallDelta) -> None:
+        if self.calls and self.calls[-1].index == call.index:
+            self.calls[-1].arguments += call.arguments
+        else:
+            self.calls.append(call)
 
 
 class Usage(msgspec.Struct):
@@ -91,18 +111,27 @@ class _Choice:
 class DeltaStream:
     """Runs the jobs of one HTTP request and yields the deltas of each engine output as a list.
 
+    `structure` may divide a delta's text into reasoning, content and calls before anybody sees it.
+
     Pull-based: while the client does not read, the engine is not asked, and it merges what it has meanwhile.
     Closing it closes the engine's generators, which frees the requests' blocks.
     """
 
     def __init__(
-        self, engine: "AsyncLLM", jobs: Sequence[Job], n: int, token_text: TokenText, metrics: Metrics | None = None
+        self,
+        engine: "AsyncLLM",
+        jobs: Sequence[Job],
+        n: int,
+        token_text: TokenText,
+        metrics: Metrics | None = None,
+        structure: Callable[[Delta], None] | None = None,
     ):
         self._engine = engine
         self._jobs = jobs
         self._n = n
         self._token_text = token_text
         self._metrics = metrics
+        self._structure = structure
         self._prompt_logprobs: list[list[dict[int, Logprob] | None] | None] = [None] * len(jobs)
         self._choices = [_Choice() for _ in range(len(jobs) * n)]
         self.usage = Usage()
@@ -171,6 +200,8 @@ class DeltaStream:
             raise CapacityError("the request was aborted by the server before it was complete; send it again.")
         if delta.finish_reason == "error":
             raise RequestFailedError("the request failed in the engine.")
+        if self._structure is not None:
+            self._structure(delta)
         return delta
 
     def _echo(self, job: Job, delta: Delta, output: RequestOutput) -> None:

@@ -29,7 +29,8 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "function_call": (lambda v: _given(v) and v not in ("none", "auto"), "send tool_choice instead of function_call."),
     "tool_choice": (
         lambda v: v not in (None, "none", "auto"),
-        "only tool_choice none and auto are available: a call cannot be forced yet.",
+        "only tool_choice none and auto are available: to force a call needs structured output, which is not "
+        "available in this version.",
     ),
     "modalities": (lambda v: bool(v) and v != ["text"], "only the text modality is available."),
     "audio": (_given, "audio is not available."),

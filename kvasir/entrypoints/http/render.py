@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from kvasir.entrypoints.http.deltas import MIN_LOGPROB, Delta, TokenInfo, Usage
+from kvasir.entrypoints.http.deltas import MIN_LOGPROB, CallDelta, Delta, TokenInfo, Usage
 from kvasir.messages import Logprob
 
 PromptLogprobs = list[dict[str, dict[str, Any]] | None]
@@ -37,15 +37,48 @@ class ChatLogprobs(Struct):
     refusal: None = None
 
 
+class FunctionPiece(Struct):
+    name: str | UnsetType
+    arguments: str
+
+
+class CallPiece(Struct):
+    """A fragment of a call; the first one says whose it is."""
+
+    index: int
+    id: str | UnsetType
+    type: str | UnsetType
+    function: FunctionPiece
+
+
+class FunctionBody(Struct):
+    name: str
+    arguments: str
+
+
+class CallBody(Struct):
+    id: str
+    type: str
+    function: FunctionBody
+
+
 class ChatDelta(Struct):
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[CallPiece] | UnsetType = UNSET
 
 
 class ChatMessageOut(Struct):
+    """Reasoning is said under both of the names that clients look for."""
+
     role: str
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[CallBody] | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct):
@@ -105,8 +138,8 @@ class Shape(Protocol):
     def opening(self, index: int) -> Any | None:
         """The first chunk of a choice, where the format has one."""
 
-    def chunk(self, delta: Delta) -> Any | None:
-        """The choice of a stream chunk; None when there is nothing to say."""
+    def chunks(self, delta: Delta) -> list[Any]:
+        """The choices of the stream chunks that say it; none when there is nothing to say."""
 
     def choice(self, whole: Delta) -> Any:
         """The choice of a whole answer."""
@@ -127,23 +160,32 @@ class ChatShape:
     def opening(self, index: int) -> ChatChunkChoice:
         return ChatChunkChoice(index, ChatDelta(role=self._role, content=""))
 
-    def chunk(self, delta: Delta) -> ChatChunkChoice | None:
-        if not (delta.text or delta.finish_reason or delta.logprobs or (self._return_token_ids and delta.token_ids)):
-            return None
+    def chunks(self, delta: Delta) -> list[ChatChunkChoice]:
+        """Reasoning, content and calls in chunks of their own, since many clients look at one of them in each."""
         finished = delta.finish_reason is not None
-        return ChatChunkChoice(
-            delta.index,
-            ChatDelta(content=delta.text) if delta.text or not finished else ChatDelta(),
-            _chat_logprobs(delta),
-            delta.finish_reason,
-            delta.stop_reason if finished else UNSET,
-            delta.token_ids if self._return_token_ids else UNSET,
-        )
+        said: list[ChatDelta] = []
+        if delta.reasoning:
+            said.append(ChatDelta(reasoning=delta.reasoning, reasoning_content=delta.reasoning))
+        if delta.text:
+            said.append(ChatDelta(content=delta.text))
+        if delta.calls:
+            said.append(ChatDelta(tool_calls=[_call_piece(call) for call in delta.calls]))
+        if not said:
+            if not (finished or delta.logprobs or (self._return_token_ids and delta.token_ids)):
+                return []
+            said.append(ChatDelta() if finished else ChatDelta(content=""))
+        chunks = [ChatChunkChoice(delta.index, piece) for piece in said]
+        chunks[0].logprobs = _chat_logprobs(delta)
+        if self._return_token_ids:
+            chunks[0].token_ids = delta.token_ids
+        if finished:
+            chunks[-1].finish_reason, chunks[-1].stop_reason = delta.finish_reason, delta.stop_reason
+        return chunks
 
     def choice(self, whole: Delta) -> ChatChoice:
         return ChatChoice(
             whole.index,
-            ChatMessageOut(self._role, whole.text),
+            _message(self._role, whole),
             _chat_logprobs(whole),
             whole.finish_reason,
             whole.stop_reason,
@@ -170,10 +212,10 @@ class CompletionShape:
     def opening(self, index: int) -> None:
         return None
 
-    def chunk(self, delta: Delta) -> CompletionChoice | None:
+    def chunks(self, delta: Delta) -> list[CompletionChoice]:
         if not (delta.text or delta.finish_reason or delta.logprobs or (self._return_token_ids and delta.token_ids)):
-            return None
-        return self.choice(delta)
+            return []
+        return [self.choice(delta)]
 
     def choice(self, whole: Delta) -> CompletionChoice:
         ids = self._return_token_ids
@@ -190,6 +232,29 @@ class CompletionShape:
 
     def extras(self, wholes: list[Delta]) -> dict[str, Any]:
         return {}
+
+
+def _message(role: str, whole: Delta) -> ChatMessageOut:
+    message = ChatMessageOut(role, whole.text)
+    if not whole.text and (whole.calls or whole.reasoning):
+        message.content = None
+    if whole.reasoning:
+        message.reasoning = message.reasoning_content = whole.reasoning
+    if whole.calls:
+        message.tool_calls = [
+            CallBody(c.id or "", "function", FunctionBody(c.name or "", c.arguments)) for c in whole.calls
+        ]
+    return message
+
+
+def _call_piece(call: CallDelta) -> CallPiece:
+    first = call.id is not None
+    return CallPiece(
+        call.index,
+        call.id if call.id is not None else UNSET,
+        "function" if first else UNSET,
+        FunctionPiece(call.name if call.name is not None else UNSET, call.arguments),
+    )
 
 
 def _chat_logprobs(delta: Delta) -> ChatLogprobs | None:

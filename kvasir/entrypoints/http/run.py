@@ -18,6 +18,9 @@ _HTTP_STACK = ("kvasir.entrypoints.http.server", "uvloop")
 
 def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code: 0, or 1 when the engine died."""
+    from kvasir.entrypoints.http.structure import check_parsers
+
+    check_parsers(server_args.tool_call_parser, server_args.reasoning_parser)
     sock = bind(server_args.host, server_args.port, server_args.uds)
     signal.signal(signal.SIGTERM, _stop_starting)
     try:

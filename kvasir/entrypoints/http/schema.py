@@ -127,6 +127,7 @@ class TemplateFields(SamplingFields, kw_only=True):
 
     tools: Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template: Annotated[str, Meta(max_length=262_144)] | None = None

@@ -35,6 +35,8 @@ def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
         max_body_bytes=args.max_request_body,
         response_role=args.response_role,
         force_include_usage=args.enable_force_include_usage,
+        tool_call_parser=args.tool_call_parser,
+        reasoning_parser=args.reasoning_parser,
         trust_request_chat_template=args.trust_request_chat_template,
         default_chat_template_kwargs=args.default_chat_template_kwargs,
         allowed_origins=tuple(args.allowed_origins),

@@ -30,6 +30,7 @@ from kvasir.entrypoints.http.render import (
 )
 from kvasir.entrypoints.http.schema import ChatCompletionRequest, CompletionRequest, SamplingFields
 from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.entrypoints.http.structure import Structure, Structures
 from kvasir.errors import EngineDeadError, NotFoundError, UserError
 from kvasir.messages import SamplingParams
 from kvasir.observability import Metrics
@@ -74,8 +75,7 @@ class Answer:
                     opened = True
                     pieces += self._opening(writer, deltas, usage_now())
                 for delta in deltas:
-                    chunk = shape.chunk(delta)
-                    if chunk is not None:
+                    for chunk in shape.chunks(delta):
                         pieces.append(writer.line([chunk], usage_now(), usage_null=fmt.include_usage, extras={}))
                 if pieces:
                     yield b"".join(pieces)
@@ -129,6 +129,7 @@ class Serving:
         self.model_names: tuple[str, ...] = tuple(model.served_model_name)
         self.limits = Limits(engine.max_model_len, model.max_logprobs)
         self.renderer = PromptRenderer(engine.tokenizer, settings, engine.max_model_len)
+        self._structures = Structures(settings, engine.tokenizer.chat_template if engine.tokenizer else None)
 
     def check_model(self, name: str | None) -> str:
         """A request without a model gets the one there is."""
@@ -148,9 +149,12 @@ class Serving:
         model = self._check(request)
         prompt = await self.renderer.chat(request.messages, request)
         params = chat_params(request, len(prompt.token_ids), self.limits, self.engine.default_sampling_params)
+        if request.skip_special_tokens is None and self._structures.keeps_special_tokens(request):
+            params.skip_special_tokens = False
         job = self._job(request, request_id, 0, prompt, params)
+        structure = self._structures.of(request, prompt.text, params.n)
         shape = ChatShape(self.settings.response_role, bool(request.return_token_ids))
-        return self._answer([job], params.n, shape, request, request_id, model)
+        return self._answer([job], params.n, shape, request, request_id, model, structure)
 
     async def completion(self, request: CompletionRequest, request_id: str) -> Answer:
         model = self._check(request)
@@ -193,12 +197,19 @@ class Serving:
         )
 
     def _answer(
-        self, jobs: list[Job], n: int, shape: Shape, request: SamplingFields, request_id: str, model: str
+        self,
+        jobs: list[Job],
+        n: int,
+        shape: Shape,
+        request: SamplingFields,
+        request_id: str,
+        model: str,
+        structure: Structure | None = None,
     ) -> Answer:
         options = request.stream_options
         include = self.settings.force_include_usage or bool(options and options.include_usage)
         continuous = bool(options and options.continuous_usage_stats)
-        stream = DeltaStream(self.engine, jobs, n, self._token_text, self._metrics)
+        stream = DeltaStream(self.engine, jobs, n, self._token_text, self._metrics, structure)
         return Answer(stream, shape, request_id, model, StreamFormat(include, include and continuous))
 
     def _token_text(self, token_id: int, text: str | None) -> tuple[str, bytes]:

@@ -18,6 +18,8 @@ class ServerSettings:
         trust_request_chat_template: let requests bring a template. Off: a template is code.
         default_chat_template_kwargs: given to the template unless the request says otherwise.
         force_include_usage: send the usage chunk on every stream.
+        tool_call_parser: name of a family, "auto" to go by the chat template, or "none".
+        reasoning_parser: name of a family, or "none".
         allowed_origins: CORS origins; empty means that no CORS headers are sent.
     """
 
@@ -30,6 +32,8 @@ class ServerSettings:
     trust_request_chat_template: bool = False
     default_chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     force_include_usage: bool = False
+    tool_call_parser: str = "auto"
+    reasoning_parser: str = "none"
     allowed_origins: tuple[str, ...] = ()
     allowed_methods: tuple[str, ...] = ("*",)
     allowed_headers: tuple[str, ...] = ("*",)

@@ -1,0 +1,104 @@
+"""The text of a delta -> reasoning, content and tool calls, one parser for each choice."""
+
+from collections.abc import Callable
+
+from kvasir.entrypoints.http.deltas import CallDelta, Delta
+from kvasir.entrypoints.http.schema import TemplateFields
+from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.logger import get_logger
+from kvasir.parsers import (
+    ContentDelta,
+    Event,
+    Parser,
+    ReasoningDelta,
+    ReasoningThenCalls,
+    ToolArgumentsDelta,
+    ToolCallStart,
+    ToolSchema,
+    detect_tool_family,
+    reasoning_family,
+    tool_family,
+)
+
+logger = get_logger(__name__)
+
+
+class Structure:
+    """Rewrites deltas in place. An answer that ended by itself after a complete call has ended for its calls."""
+
+    def __init__(self, make_parser: Callable[[], Parser], num_choices: int, max_calls: int | None):
+        self._parsers = [make_parser() for _ in range(num_choices)]
+        self._max_calls = max_calls
+        self._called = [False] * num_choices
+
+    def __call__(self, delta: Delta) -> None:
+        parser = self._parsers[delta.index]
+        events = parser.push(delta.text)
+        if delta.finish_reason is not None:
+            events += parser.finish()
+        delta.text, delta.calls = "", []
+        for event in events:
+            self._add(delta, event)
+        if delta.finish_reason == "stop" and self._called[delta.index]:
+            delta.finish_reason = "tool_calls"
+
+    def _add(self, delta: Delta, event: Event) -> None:
+        if isinstance(event, ContentDelta):
+            delta.text += event.text
+        elif isinstance(event, ReasoningDelta):
+            delta.reasoning += event.text
+        elif self._max_calls is not None and event.index >= self._max_calls:
+            return
+        elif isinstance(event, ToolCallStart):
+            delta.add_call(CallDelta(event.index, event.id, event.name))
+        elif isinstance(event, ToolArgumentsDelta):
+            delta.add_call(CallDelta(event.index, arguments=event.text))
+        elif event.complete:
+            self._called[delta.index] = True
+
+
+class Structures:
+    """Chooses the parsers of a server once, and of each request then."""
+
+    def __init__(self, settings: ServerSettings, model_template: str | None):
+        name: str | None = settings.tool_call_parser
+        if name == "auto":
+            name = detect_tool_family(settings.chat_template or model_template)
+            if name is not None:
+                logger.info("tool calls are read as %s (seen in the chat template; --tool-call-parser)", name)
+        self._tools = tool_family(name) if name not in (None, "none") else None
+        reasoning = settings.reasoning_parser
+        self._reasoning = reasoning_family(reasoning) if reasoning != "none" else None
+
+    def keeps_special_tokens(self, request: TemplateFields) -> bool:
+        """Whether the marks that the parsers look for would be lost with the special tokens."""
+        calls = self._tools is not None and self._tools.special_tokens and _wants_calls(request)
+        return calls or (self._reasoning is not None and self._reasoning.special_tokens)
+
+    def of(self, request: TemplateFields, prompt: str | None, num_choices: int) -> Structure | None:
+        """None leaves the text as it is."""
+        tools, reasoning = self._tools if _wants_calls(request) else None, self._reasoning
+        if tools is None and reasoning is None:
+            return None
+        schemas = [ToolSchema(t["function"]["name"], t["function"].get("parameters")) for t in request.tools or ()]
+
+        def make() -> Parser:
+            if tools is None:
+                assert reasoning is not None
+                return reasoning.make(prompt)
+            calls = tools.make(schemas)
+            return calls if reasoning is None else ReasoningThenCalls(reasoning.make(prompt), calls)
+
+        return Structure(make, num_choices, 1 if request.parallel_tool_calls is False else None)
+
+
+def check_parsers(tool_call_parser: str, reasoning_parser: str) -> None:
+    """Refuses names that nobody knows, before a model is loaded."""
+    if tool_call_parser not in ("auto", "none"):
+        tool_family(tool_call_parser)
+    if reasoning_parser != "none":
+        reasoning_family(reasoning_parser)
+
+
+def _wants_calls(request: TemplateFields) -> bool:
+    return bool(request.tools) and request.tool_choice != "none"
