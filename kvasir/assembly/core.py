@@ -6,6 +6,7 @@ from importlib import import_module
 
 import msgspec
 
+from kvasir import envs
 from kvasir.config import KvasirConfig
 from kvasir.engine.core import EngineCore
 from kvasir.engine.process import run_core
@@ -58,6 +59,7 @@ def make_core(config: KvasirConfig, *, epoch: int = 0, executor: Executor | None
 def _make_executor(config: KvasirConfig) -> Executor:
     def make_worker() -> LocalWorker:
         started = time.perf_counter()
+        envs.let_waiting_threads_sleep()
         module, _, name = WORKER_FACTORY.partition(":")
         factory = getattr(import_module(module), name)
         return factory(config, started)

@@ -133,11 +133,13 @@ _ALWAYS_KEYS = {"repetition_penalty": "repetition_penalty", "max_new_tokens": "m
 def load_generation_config(path: str | Path) -> dict[str, Any]:
     """Sampling defaults the model's makers recommend; empty when the folder has no generation_config.json.
 
-    With `"do_sample": false` the file's temperature and cut-offs are dead letters, so they are left out.
+    `"do_sample": false` says greedy: temperature 0, and the file's own temperature and cut-offs are dead letters.
     """
     raw = _read_json(Path(path) / "generation_config.json", required=False)
-    keys = _ALWAYS_KEYS if raw.get("do_sample") is False else {**_SAMPLING_KEYS, **_ALWAYS_KEYS}
-    return {ours: raw[theirs] for theirs, ours in keys.items() if raw.get(theirs) is not None}
+    greedy = raw.get("do_sample") is False
+    keys = _ALWAYS_KEYS if greedy else {**_SAMPLING_KEYS, **_ALWAYS_KEYS}
+    found = {ours: raw[theirs] for theirs, ours in keys.items() if raw.get(theirs) is not None}
+    return {"temperature": 0.0, **found} if greedy else found
 
 
 class _Reader:

@@ -168,7 +168,7 @@ def test_generation_defaults(folder: Path) -> None:
     assert load_generation_config(write(folder, {}, {**recommended, "do_sample": True, "min_p": None})) == ours
     assert load_generation_config(write(folder, {}, recommended)) == ours
     greedy = load_generation_config(write(folder, {}, {**recommended, "do_sample": False}))
-    assert greedy == {"repetition_penalty": 1.05, "max_tokens": 64}
+    assert greedy == {"temperature": 0.0, "repetition_penalty": 1.05, "max_tokens": 64}
 
 
 def test_no_generation_file_means_no_defaults(folder: Path) -> None:

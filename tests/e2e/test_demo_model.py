@@ -64,7 +64,7 @@ def test_asked_again_the_prefix_is_found_and_the_answer_the_same() -> None:
 def test_the_file_covers_every_skill_and_long_texts() -> None:
     skills = Counter(item["skill"] for item in GOLDEN)
     assert len(skills) >= 12
-    assert max(len(str(item["messages"])) for item in GOLDEN) > 1500
+    assert max(len(str(item["messages"])) for item in GOLDEN) > 1000
     assert max(len(item["answer"]) for item in GOLDEN) > 150
     assert any(item.get("tools") for item in GOLDEN)
     assert any(len(item["messages"]) > 2 for item in GOLDEN)

@@ -52,7 +52,16 @@ def test_run_batch_answers_every_line_once(tmp_path: Path) -> None:
         for i in range(40)
     ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "not json\n")
-    command = [sys.executable, "-m", "kvasir", "run-batch", "-i", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl")]
+    command = [
+        sys.executable,
+        "-m",
+        "kvasir",
+        "run-batch",
+        "-i",
+        str(tmp_path / "in.jsonl"),
+        "-o",
+        str(tmp_path / "out.jsonl"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode in (0, 1), done.stderr
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

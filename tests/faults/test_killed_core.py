@@ -1,4 +1,4 @@
-"""`kill -9` of the engine core under a real server, in the middle of streams: no client sees a lost or repeated token."""
+"""`kill -9` of the engine core under a real server, in the middle of streams: no token is lost or repeated."""
 
 import json
 import os
@@ -61,9 +61,11 @@ def stream(url: str, body: dict[str, Any], seen: list[int]) -> list[tuple[str, l
 def all_streams(url: str, kill_after: list[int], server_pid: int) -> list[list[tuple[str, list[Any]]]]:
     found: list[Any] = [None] * len(ASKED)
     seen: list[int] = []
-    threads = [
-        threading.Thread(target=lambda i=i: found.__setitem__(i, stream(url, ASKED[i], seen))) for i in range(len(ASKED))
-    ]
+
+    def run(i: int) -> None:
+        found[i] = stream(url, ASKED[i], seen)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(ASKED))]
     for thread in threads:
         thread.start()
     for count in kill_after:
@@ -92,7 +94,7 @@ def test_streams_go_on_after_the_core_is_killed(kill_after: list[int]) -> None:
 
 
 def test_without_restarts_the_first_death_ends_the_server() -> None:
-    with process("--max-core-restarts", "0") as (url, server):
+    with process("--max-core-restarts", "0") as (_, server):
         pid = core_pid(server.pid)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)

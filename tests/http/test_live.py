@@ -25,12 +25,23 @@ ASK = {"messages": [{"role": "user", "content": "Hello there, how are you?"}], "
 
 
 @contextmanager
-def process(*flags: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def process(*flags: str, model: str | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    command = [sys.executable, "-m", "kvasir", "serve", str(checkpoint("qwen3")), "--port", str(port)]
-    command += ["--dtype", "float32", "--kv-cache-memory", "8MiB", "--served-model-name", "tiny", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "kvasir",
+        "serve",
+        model or str(checkpoint("qwen3")),
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+    ]
+    command += [] if model else ["--kv-cache-memory", "8MiB", "--served-model-name", "tiny"]
+    command += flags
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=ROOT)
