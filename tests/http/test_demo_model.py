@@ -12,7 +12,8 @@ import pytest
 from tests.http.test_live import process
 
 GOLDEN = Path(__file__).parents[1] / "e2e" / "data" / "demo_golden.jsonl"
-ITEMS = [item for item in map(json.loads, GOLDEN.open(encoding="utf-8")) if not item.get("tools")][::6]
+ALL = [json.loads(line) for line in GOLDEN.open(encoding="utf-8")]
+ITEMS = [item for item in ALL if not item.get("tools")][::6]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,24 @@ def test_sixteen_clients_get_right_answers(client: openai.OpenAI, stream: bool) 
         (i["messages"][-1]["content"], i["answer"], a) for i, a in zip(ITEMS, answers, strict=True) if a != i["answer"]
     ]
     assert not wrong, wrong[0]
+
+
+def test_tools_are_called_as_the_client_expects(client: openai.OpenAI) -> None:
+    items = [item for item in ALL if item["skill"] == "tool_call"][:6]
+    assert items
+    for item in items:
+        asked = dict(model="kvasir-demo", messages=item["messages"], tools=item["tools"], temperature=0, max_tokens=200)
+        choice = client.chat.completions.create(**asked).choices[0]
+        (call,) = choice.message.tool_calls
+        expected = json.loads(item["answer"].removeprefix("<tool_call>").removesuffix("</tool_call>"))
+        assert choice.finish_reason == "tool_calls"
+        assert (call.function.name, json.loads(call.function.arguments)) == (expected["name"], expected["arguments"])
+        name, arguments = "", ""
+        for chunk in client.chat.completions.create(**asked, stream=True):
+            for piece in chunk.choices[0].delta.tool_calls or []:
+                name += piece.function.name or ""
+                arguments += piece.function.arguments or ""
+        assert (name, arguments) == (call.function.name, call.function.arguments)
 
 
 def test_without_parameters_the_answer_is_greedy(client: openai.OpenAI) -> None:
