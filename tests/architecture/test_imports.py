@@ -12,9 +12,9 @@ from tests.architecture.tree import ROOT, imported_modules, sources, without_fun
 
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {"yaml": "pyyaml", "prometheus_client": "prometheus-client"}
-# Optional at run time: on CUDA machines torch brings triton; aiohttp is the extra `bench`; the rest is asked for
+# Optional at run time: on CUDA machines torch brings triton; the rest is asked for
 # inside a function that says what to install.
-OPTIONAL = {"triton", "aiohttp"}
+OPTIONAL = {"triton"}
 
 WORKER_RING = {"ops", "distributed", "attention", "quantization", "sampling", "compilation", "layers", "models"}
 WORKER_RING |= {"loader", "worker", "platforms"}
