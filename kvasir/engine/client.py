@@ -10,7 +10,6 @@ import itertools
 import socket
 import subprocess
 import sys
-import time
 from typing import Any
 
 from kvasir.engine.core import EngineCore
@@ -36,10 +35,6 @@ class InProcessClient:
         if request_ids:
             self._core.abort_requests(request_ids)
 
-    @property
-    def has_work(self) -> bool:
-        return self._core.has_work
-
     def step(self) -> list[EngineCoreOutput]:
         return list(self._core.step().values())
 
@@ -62,7 +57,6 @@ class ProcessClient:
     """
 
     def __init__(self, module: str, settings: bytes):
-        self._started = time.monotonic()
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         command = [sys.executable, "-m", module, str(theirs.fileno())]
         self.process = subprocess.Popen(

@@ -139,11 +139,6 @@ class EngineCore:
             out.num_new.append(0)
             out.finished.append(Finished(len(out.request_ids) - 1, FinishReason.ERROR, error=text))
 
-    def drain_in_flight(self) -> Outputs:
-        """Takes the result of the step in flight without launching another."""
-        launched, self._in_flight = self._in_flight, None
-        return self._finish(launched)
-
     # -- everything that is not a request -----------------------------------------------------------------------
 
     def control(self, message: Control) -> Reply:

@@ -1,7 +1,4 @@
-"""The codec between processes: msgpack frames with a one-byte kind in front. Never pickle.
-
-Frames are length-bounded, so that a broken peer cannot make us allocate without limit.
-"""
+"""The codec between processes: msgpack frames with a one-byte kind in front, never objects that could run code."""
 
 from typing import Any
 
@@ -11,8 +8,6 @@ from kvasir.messages.control import Control, Reply
 from kvasir.messages.output import EngineCoreOutput
 from kvasir.messages.request import EngineCoreRequest
 from kvasir.messages.step import ModelRunnerOutput, Ready, SchedulerOutput
-
-MAX_FRAME_BYTES = 1 << 30
 
 _KINDS: tuple[type, ...] = (
     EngineCoreRequest,
