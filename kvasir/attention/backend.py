@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
+from kvasir.attention.transform import QKTransform
+
 
 @dataclass(frozen=True)
 class AttentionNeed:
@@ -37,20 +39,22 @@ class AttentionBatch:
     Device tensors (the worker's device):
         query_start_loc: [R + 1] int32, cumulative query lengths; row r owns tokens [r, r + 1).
         seq_lens: [R] int32, tokens of each row after this step (cached + query).
-        block_table: [R, max_blocks] int32, KV block ids in order.
+        block_table: [M, max_blocks] int32, KV block ids in order, of all request slots.
+        table_rows: [R] int64, the row of `block_table` that each row of the step reads.
         slot_mapping: [T] int64, block * S + offset where each token's key and value go; -1 = nowhere.
     Host numbers (upper bounds where a graph pads):
-        num_decodes: rows with one query token, which are the first rows.
+        num_decodes: rows with one query token, which are the first rows; None: only the device knows (a captured step).
         query_lens, context_lens: the same lengths as lists on the host; seq_len = context_len + query_len.
     """
 
     query_start_loc: torch.Tensor
     seq_lens: torch.Tensor
     block_table: torch.Tensor
+    table_rows: torch.Tensor
     slot_mapping: torch.Tensor
     num_reqs: int
     num_tokens: int
-    num_decodes: int
+    num_decodes: int | None
     max_query_len: int
     max_seq_len: int
     query_lens: list[int]
@@ -64,7 +68,7 @@ class MetadataBuilder(Protocol):
 
 
 class AttentionImpl(Protocol):
-    """One layer's attention. Writes the new keys and values into the cache, then attends."""
+    """One layer's attention. Transforms queries and keys, writes keys and values into the cache, then attends."""
 
     def forward(
         self,
@@ -73,6 +77,7 @@ class AttentionImpl(Protocol):
         value: torch.Tensor,  # [T, K, D]
         kv_cache: torch.Tensor,  # of `kv_cache_shape`
         metadata: Any,
+        transform: QKTransform | None = None,
     ) -> torch.Tensor:  # [T, H, D]
         ...
 

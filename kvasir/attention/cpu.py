@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from kvasir.attention.backend import AttentionNeed
 from kvasir.attention.cpu_plan import CpuBuilder, CpuMetadata, DecodeGroup, PrefillRow
+from kvasir.attention.transform import QKTransform
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -35,7 +36,10 @@ class CpuImpl:
         value: torch.Tensor,  # [T, K, D]
         kv_cache: torch.Tensor,  # [N, S, 2, K, D]
         metadata: CpuMetadata,
+        transform: QKTransform | None = None,
     ) -> torch.Tensor:  # [T, H, D]
+        if transform is not None:
+            query, key = transform(query, key)
         cache = kv_cache.flatten(0, 1)  # [N * S, 2, K, D]
         self._write(cache, key, value, metadata)
         plan = metadata.plan(self.sliding_window)

@@ -128,21 +128,22 @@ class Planner:
         self._starts: list[int] = batch.query_start_loc.tolist()
         self._seq_lens: list[int] = batch.seq_lens.tolist()
         self._num_tokens = batch.slot_mapping.shape[0]
-        self._block_table = batch.block_table
+        columns = max(1, -(-max(self._seq_lens, default=0) // block_size))
+        self._block_table = batch.block_table[batch.table_rows, :columns]  # [R, columns]
         self._block_size = block_size
         self._dtype = dtype
         self._row_bytes = row_bytes
         self._chunk_all = chunk_all
-        self._first_blocks: list[int] = batch.block_table[:, 0].tolist() if self._seq_lens else []
+        self._first_blocks: list[int] = self._block_table[:, 0].tolist()
         self._in_sequence = self._find_runs(batch)
 
     def _find_runs(self, batch: AttentionBatch) -> list[bool]:
         """Per row: its blocks lie one after another in the cache."""
-        if not self._seq_lens or batch.block_table.shape[1] < 2:
+        if not self._seq_lens or self._block_table.shape[1] < 2:
             return [True] * len(self._seq_lens)
         last_block = (batch.seq_lens - 1).div(self._block_size, rounding_mode="floor").unsqueeze(1)
-        unused = torch.arange(batch.block_table.shape[1] - 1) >= last_block
-        return ((batch.block_table.diff(dim=1) == 1) | unused).all(dim=1).tolist()
+        unused = torch.arange(self._block_table.shape[1] - 1) >= last_block
+        return ((self._block_table.diff(dim=1) == 1) | unused).all(dim=1).tolist()
 
     def plan(self, window: int | None) -> Plan:
         decodes: list[int] = []

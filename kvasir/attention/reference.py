@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from kvasir.attention.backend import AttentionBatch, AttentionNeed
+from kvasir.attention.transform import QKTransform
 from kvasir.ops.reference.kv_write import reshape_and_cache
 from kvasir.ops.reference.paged_attention import paged_attention
 
@@ -32,7 +33,10 @@ class ReferenceImpl:
         value: torch.Tensor,  # [T, K, D]
         kv_cache: torch.Tensor,  # [2, N, S, K, D]
         metadata: AttentionBatch,
+        transform: QKTransform | None = None,
     ) -> torch.Tensor:  # [T, H, D]
+        if transform is not None:
+            query, key = transform(query, key)
         key_cache, value_cache = kv_cache.unbind(0)
         reshape_and_cache(key, value, key_cache, value_cache, metadata.slot_mapping)
         return paged_attention(
@@ -42,6 +46,7 @@ class ReferenceImpl:
             metadata.query_start_loc,
             metadata.seq_lens,
             metadata.block_table,
+            metadata.table_rows,
             self.scale,
             sliding_window=self.sliding_window,
             soft_cap=self.logits_soft_cap,

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from kvasir.attention.backend import AttentionBatch, AttentionNeed
+from kvasir.attention.transform import QKTransform
 from kvasir.ops.triton.kv_write import reshape_and_cache
-from kvasir.ops.triton.paged_attention import paged_attention
+from kvasir.ops.triton.paged_attention import paged_attention, tickets
+from kvasir.ops.triton.rope_and_cache import rope_and_cache
 
 _BLOCK_SIZES = (16, 32, 64, 128)
 _MAX_HEAD_SIZE = 256
@@ -24,6 +26,9 @@ def cache_views(kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 class TritonBuilder:
     """The kernels read the batch's device tensors themselves: nothing is left to prepare."""
+
+    def __init__(self, need: AttentionNeed):
+        tickets(torch.device(need.device))
 
     def build(self, batch: AttentionBatch) -> AttentionBatch:
         return batch
@@ -45,9 +50,16 @@ class TritonImpl:
         value: torch.Tensor,  # [T, K, D]
         kv_cache: torch.Tensor,  # [N, 2, K, S, D]
         metadata: AttentionBatch,
+        transform: QKTransform | None = None,
     ) -> torch.Tensor:  # [T, H, D]
         key_cache, value_cache = cache_views(kv_cache)
-        reshape_and_cache(key, value, key_cache, value_cache, metadata.slot_mapping)
+        if transform is None:
+            reshape_and_cache(key, value, key_cache, value_cache, metadata.slot_mapping)
+        else:
+            query = rope_and_cache(
+                transform.positions, query, key, value, transform.cos_sin, key_cache, value_cache,
+                metadata.slot_mapping, transform.query_weight, transform.key_weight, transform.eps,
+            )  # fmt: skip
         return paged_attention(
             query,
             key_cache,
@@ -55,6 +67,7 @@ class TritonImpl:
             metadata.query_start_loc,
             metadata.seq_lens,
             metadata.block_table,
+            metadata.table_rows,
             self.scale,
             num_decodes=metadata.num_decodes,
             sliding_window=self.sliding_window,
@@ -85,7 +98,7 @@ class TritonBackend:
 
     @staticmethod
     def make_builder(need: AttentionNeed) -> TritonBuilder:
-        return TritonBuilder()
+        return TritonBuilder(need)
 
     @staticmethod
     def make_impl(

@@ -5,10 +5,11 @@ from torch import nn
 
 from kvasir.attention.backend import AttentionBackend
 from kvasir.attention.forward_context import get_forward_context
+from kvasir.attention.transform import QKTransform
 
 
 class Attention(nn.Module):
-    """q [T, H, D], k and v [T, K, D] -> [T, H, D]; writes k and v to the cache of layer `layer_index`.
+    """q [T, H, D], k and v [T, K, D] -> [T, H, D]; q and k go through `transform`, k and v into the layer's cache.
 
     `num_heads` and `num_kv_heads` are this worker's.
     """
@@ -35,6 +36,8 @@ class Attention(nn.Module):
             logits_soft_cap=logits_soft_cap,
         )
 
-    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, transform: QKTransform | None = None
+    ) -> torch.Tensor:
         context = get_forward_context()
-        return self.impl.forward(q, k, v, context.kv_caches[self.layer_index], context.metadata)
+        return self.impl.forward(q, k, v, context.kv_caches[self.layer_index], context.metadata, transform)

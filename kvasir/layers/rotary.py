@@ -8,8 +8,9 @@ import math
 import torch
 from torch import nn
 
+from kvasir.attention.transform import QKTransform
 from kvasir.config.rope import RopeConfig
-from kvasir.ops import apply_rope
+from kvasir.layers.norm import RMSNorm
 
 
 def inverse_frequencies(rope: RopeConfig, rot_dim: int) -> torch.Tensor:
@@ -60,12 +61,17 @@ def cos_sin_table(
 
 
 class RotaryEmbedding(nn.Module):
-    """One table for all layers of a model. positions [T], q [T, H, D], k [T, K, D] -> (q, k), turned."""
+    """One table for all layers of a model. positions [T] -> what a layer's queries and keys go through."""
 
     def __init__(self, rope: RopeConfig, head_size: int, num_positions: int, device: torch.device):
         super().__init__()
         rot_dim = int(head_size * rope.partial_rotary_factor)
         self.register_buffer("cos_sin", cos_sin_table(rope, rot_dim, num_positions, device), persistent=False)
 
-    def forward(self, positions: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return apply_rope(positions, q, k, self.cos_sin)
+    def forward(
+        self, positions: torch.Tensor, q_norm: RMSNorm | None = None, k_norm: RMSNorm | None = None
+    ) -> QKTransform:
+        """Head norms, if there are any, come before the rotation."""
+        if q_norm is None or k_norm is None:
+            return QKTransform(positions, self.cos_sin)
+        return QKTransform(positions, self.cos_sin, q_norm.weight, k_norm.weight, q_norm.eps)

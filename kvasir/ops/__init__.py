@@ -14,14 +14,21 @@ from kvasir.ops.kv_write import reshape_and_cache
 from kvasir.ops.norm import add_rms_norm, rms_norm
 from kvasir.ops.paged_attention import paged_attention
 from kvasir.ops.rope import apply_rope
+from kvasir.ops.rope_and_cache import rope_and_cache
+from kvasir.ops.step_inputs import SlotTables, StepInputs, decode_inputs, ragged_inputs
 
 __all__ = [
     "Choice",
+    "SlotTables",
+    "StepInputs",
     "add_rms_norm",
     "apply_rope",
     "choices",
+    "decode_inputs",
     "paged_attention",
+    "ragged_inputs",
     "reshape_and_cache",
     "rms_norm",
+    "rope_and_cache",
     "silu_and_mul",
 ]

@@ -39,6 +39,18 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "cuda": (f"{_OPS}.triton.kv_write:reshape_and_cache",),
         "native": (f"{_OPS}.reference.kv_write:reshape_and_cache",),
     },
+    "rope_and_cache": {
+        "cuda": (f"{_OPS}.triton.rope_and_cache:rope_and_cache",),
+        "native": (f"{_OPS}.reference.rope_and_cache:rope_and_cache",),
+    },
+    "decode_inputs": {
+        "cuda": (f"{_OPS}.triton.step_inputs:decode_inputs",),
+        "native": (f"{_OPS}.reference.step_inputs:decode_inputs",),
+    },
+    "ragged_inputs": {
+        "cuda": (f"{_OPS}.triton.step_inputs:ragged_inputs",),
+        "native": (f"{_OPS}.reference.step_inputs:ragged_inputs",),
+    },
     "paged_attention": {
         "cuda": (f"{_OPS}.triton.paged_attention:paged_attention",),
         "native": (f"{_OPS}.reference.paged_attention:paged_attention",),

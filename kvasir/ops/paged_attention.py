@@ -11,18 +11,19 @@ def paged_attention(
     value_cache: torch.Tensor,  # [N, S, K, D], strides of key_cache
     query_start_loc: torch.Tensor,  # [R + 1] int32
     seq_lens: torch.Tensor,  # [R] int32, cached + query tokens
-    block_table: torch.Tensor,  # [R, max_blocks] int32
+    block_table: torch.Tensor,  # [M, max_blocks] int32
+    table_rows: torch.Tensor,  # [R] int64, each row's row of block_table
     scale: float,
     *,
-    num_decodes: int = 0,
+    num_decodes: int | None = 0,
     sliding_window: int | None = None,
     soft_cap: float | None = None,
 ) -> torch.Tensor:  # [T, H, D], contiguous
     """Causal attention of every row's query tokens over that row's keys and values in the cache.
 
     The step's own keys and values are in the cache already (`reshape_and_cache`). Row r's query tokens are the
-    last ones of its sequence. The first `num_decodes` rows have one query token each, token r for row r; a row of
-    seq_len 0 is padding and gives zeros. `sliding_window` w: a token sees itself and the w - 1 before it.
+    last ones of its sequence. The first `num_decodes` rows have one query token each, token r for row r; None: how many
+    have is not known to the host (a captured launch, whose rows change). A row of seq_len 0 is padding and gives zeros. `sliding_window` w: a token sees itself and the w - 1 before it.
     `soft_cap` c: scores become c * tanh(score / c) before the mask.
     """
     if query.shape[1] % key_cache.shape[2] or query.shape[2] != key_cache.shape[3]:
@@ -37,6 +38,7 @@ def paged_attention(
         query_start_loc,
         seq_lens,
         block_table,
+        table_rows,
         scale,
         num_decodes=num_decodes,
         sliding_window=sliding_window,

@@ -68,6 +68,7 @@ def make_step(
         query_start_loc=starts.int(),
         seq_lens=torch.tensor([c + q for c, q in lens], dtype=torch.int32),
         block_table=block_table,
+        table_rows=torch.arange(len(lens)),
         slot_mapping=torch.cat(slots).long(),
         num_reqs=len(lens),
         num_tokens=sum(query_lens) + padded_tokens,

@@ -102,6 +102,7 @@ def test_a_captured_decode_step_replays_for_other_lengths(window: int | None) ->
         query_start_loc=torch.arange(rows + 1, dtype=torch.int32, device="cuda"),
         seq_lens=torch.ones(rows, dtype=torch.int32, device="cuda"),
         block_table=torch.zeros(rows, max_blocks, dtype=torch.int32, device="cuda"),
+        table_rows=torch.arange(rows, device="cuda"),
         slot_mapping=torch.full((rows,), -1, dtype=torch.int64, device="cuda"),
         num_reqs=rows,
         num_tokens=rows,

@@ -74,6 +74,7 @@ class SingleRequest:
             query_start_loc=torch.tensor([0, query], dtype=torch.int32),
             seq_lens=torch.tensor([context + query], dtype=torch.int32),
             block_table=self.block_ids.to(torch.int32).unsqueeze(0),
+            table_rows=torch.zeros(1, dtype=torch.int64),
             slot_mapping=slots,
             num_reqs=1,
             num_tokens=query,

@@ -66,10 +66,8 @@ class DecoderAttention(nn.Module):
 
     def forward(self, positions: torch.Tensor, x: torch.Tensor, rotary: RotaryEmbedding) -> torch.Tensor:
         q, k, v = self.qkv_proj(x)  # [T, H, D], [T, K, D], [T, K, D]
-        if self.q_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotary(positions, q, k)
-        return self.o_proj(self.attn(q, k, v).flatten(-2))  # [T, E]
+        out = self.attn(q, k, v, rotary(positions, self.q_norm, self.k_norm))  # [T, H, D]
+        return self.o_proj(out.flatten(-2))  # [T, E]
 
 
 class DecoderLayer(nn.Module):

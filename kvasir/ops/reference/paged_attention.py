@@ -44,9 +44,10 @@ def paged_attention(
     query_start_loc: torch.Tensor,
     seq_lens: torch.Tensor,
     block_table: torch.Tensor,
+    table_rows: torch.Tensor,
     scale: float,
     *,
-    num_decodes: int = 0,
+    num_decodes: int | None = 0,
     sliding_window: int | None = None,
     soft_cap: float | None = None,
 ) -> torch.Tensor:
@@ -57,7 +58,7 @@ def paged_attention(
         begin, end = starts[row], starts[row + 1]
         if seq_len <= 0 or end <= begin:  # padding
             continue
-        blocks = block_table[row, : -(-seq_len // block_size)].long()
+        blocks = block_table[table_rows[row], : -(-seq_len // block_size)].long()
         key = key_cache[blocks].flatten(0, 1)[:seq_len]  # [C, K, D]
         value = value_cache[blocks].flatten(0, 1)[:seq_len]
         mask = visible(end - begin, seq_len, sliding_window, query.device)

@@ -1,7 +1,8 @@
 """Decode: one query token per row, its sequence cut into splits that run side by side, then put together.
 
-Row r's query is token r. How a row is cut follows from its length and two numbers of the launch (`split_length`), so that
-both kernels agree without a message. Rows that need one split write their output directly; rows of length 0 (padding) write zeros.
+How a row is cut follows from its length and two numbers of the launch (`split_length`). A row that needs one split writes
+its output directly. Else each split leaves a partial result, and the one that finishes last puts them together, always
+in the order of the splits, so that a repeated run gives the same bits. Rows of length 0 (padding) write zeros.
 """
 
 import triton
@@ -35,16 +36,47 @@ def scaled_scores(q, k, score_scale, cap, HAS_CAP: tl.constexpr):
     return scores
 
 
+@triton.jit
+def _merge_splits(
+    partial_ptr, lse_ptr, first_part, stride_part, used,
+    G: tl.constexpr, G_PAD: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """[G_PAD, D_PAD]: the partial results of `used` splits, weighted. Read past the L1 cache, others wrote them."""
+    head = tl.arange(0, G_PAD)
+    lane = tl.arange(0, D_PAD)
+    top = tl.full([G_PAD], -1e30, tl.float32)
+    total = tl.zeros([G_PAD], tl.float32)
+    acc = tl.zeros([G_PAD, D_PAD], tl.float32)
+    for first in range(0, used, CHUNK):
+        split = first + tl.arange(0, CHUNK)
+        part = first_part + head[None, :] * stride_part + split[:, None]  # [CHUNK, G_PAD]
+        there = (split < used)[:, None] & (head < G)[None, :]
+        lse = tl.load(lse_ptr + part, mask=there, other=float("-inf"), cache_modifier=".cg")
+        inside = there[:, :, None] & (lane < D)[None, None, :]
+        source = partial_ptr + part[:, :, None] * D + lane[None, None, :]
+        parts = tl.load(source, mask=inside, other=0.0, cache_modifier=".cg")
+        new_top = tl.maximum(top, tl.max(lse, axis=0))
+        shrink = tl.exp2(top - new_top)
+        weights = tl.exp2(lse - new_top[None, :])
+        total = total * shrink + tl.sum(weights, axis=0)
+        acc = acc * shrink[:, None] + tl.sum(parts * weights[:, :, None], axis=0)
+        top = new_top
+    return acc / tl.where(total > 0.0, total, 1.0)[:, None]
+
+
 @triton.jit(do_not_specialize=["stride_table", "splits", "min_split", "window"])
 def decode_kernel(
     query_ptr,
     key_ptr,
     value_ptr,
+    starts_ptr,
     seq_lens_ptr,
     table_ptr,
+    table_rows_ptr,
     output_ptr,
     partial_ptr,
     lse_ptr,
+    arrived_ptr,
     stride_table,
     splits,
     min_split,
@@ -65,10 +97,19 @@ def decode_kernel(
     H: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    G_PAD: tl.constexpr,
+    MERGE: tl.constexpr,
+    MIXED: tl.constexpr,
 ):
+    """MIXED: rows with other than one token are left to the prefill kernel; else row r's query is token r."""
     kv_head = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)
+    token = row
+    if MIXED:
+        token = tl.load(starts_ptr + row).to(tl.int64)
+        if tl.load(starts_ptr + row + 1) - token != 1:
+            return
     seq_len = tl.load(seq_lens_ptr + row)
     start = first_key(seq_len, window, HAS_WINDOW)
     per_split = split_length(seq_len - start, splits, min_split, BLOCK_N)
@@ -81,13 +122,13 @@ def decode_kernel(
     lane = tl.arange(0, D_PAD)
     heads = kv_head * G + packed
     present = (packed < G)[:, None] & (lane < D)[None, :]
-    query = query_ptr + row * stride_query_token + heads[:, None] * stride_query_head + lane[None, :]
+    query = query_ptr + token * stride_query_token + heads[:, None] * stride_query_head + lane[None, :]
     q = tl.load(query, mask=present, other=0.0)  # [G, D]
 
     top = tl.full([BLOCK_M], -1e30, tl.float32)  # running maximum; finite, so that -inf - top is -inf
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, D_PAD], tl.float32)
-    table = table_ptr + row * stride_table
+    table = table_ptr + tl.load(table_rows_ptr + row).to(tl.int64) * stride_table
     for first in range(begin, end, BLOCK_N):
         keys = first + tl.arange(0, BLOCK_N)
         valid = keys < end
@@ -107,44 +148,20 @@ def decode_kernel(
 
     acc = acc / tl.where(total > 0.0, total, 1.0)[:, None]  # zeros for a padded row
     if seq_len - start <= per_split:
-        target = output_ptr + (row * H + heads)[:, None] * D + lane[None, :]
+        target = output_ptr + (token * H + heads)[:, None] * D + lane[None, :]
         tl.store(target, acc.to(output_ptr.dtype.element_ty), mask=present)
-    else:
-        part = (row * H + heads) * splits + split
-        tl.store(partial_ptr + part[:, None] * D + lane[None, :], acc, mask=present)
-        tl.store(lse_ptr + part, top + tl.log2(total), mask=packed < G)
-
-
-@triton.jit(do_not_specialize=["splits", "min_split", "window"])
-def reduce_kernel(
-    seq_lens_ptr,
-    output_ptr,
-    partial_ptr,
-    lse_ptr,
-    splits,
-    min_split,
-    window,
-    H: tl.constexpr,
-    D: tl.constexpr,
-    D_PAD: tl.constexpr,
-    MAX_SPLITS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    seq_len = tl.load(seq_lens_ptr + row)
-    num_keys = seq_len - first_key(seq_len, window, HAS_WINDOW)
-    per_split = split_length(num_keys, splits, min_split, BLOCK_N)
-    if num_keys <= per_split:
         return
-    split = tl.arange(0, MAX_SPLITS)
-    used = split * per_split < num_keys
-    lane = tl.arange(0, D_PAD)
-    part = (row * H + head) * splits + split
-    lse = tl.load(lse_ptr + part, mask=used, other=float("-inf"))  # [splits]
-    weights = tl.exp2(lse - tl.max(lse, axis=0))
-    mask = used[:, None] & (lane < D)[None, :]
-    parts = tl.load(partial_ptr + part[:, None] * D + lane[None, :], mask=mask, other=0.0)  # [splits, D]
-    merged = tl.sum(parts * weights[:, None], axis=0) / tl.sum(weights, axis=0)
-    tl.store(output_ptr + (row * H + head) * D + lane, merged.to(output_ptr.dtype.element_ty), mask=lane < D)
+    first_part = (row * H + kv_head * G) * splits
+    part = first_part + packed * splits + split
+    tl.store(partial_ptr + part[:, None] * D + lane[None, :], acc, mask=present)
+    tl.store(lse_ptr + part, top + tl.log2(total), mask=packed < G)
+    used = tl.cdiv(seq_len - start, per_split)
+    tl.debug_barrier()  # every thread's part is written before any is announced
+    ticket = arrived_ptr + row * (H // G) + kv_head
+    if tl.atomic_add(ticket, 1, sem="acq_rel", scope="gpu") == used - 1:
+        tl.store(ticket, 0)  # for the next launch
+        merged = _merge_splits(partial_ptr, lse_ptr, first_part, splits, used, G, G_PAD, D, D_PAD, MERGE)
+        head = tl.arange(0, G_PAD)
+        target = output_ptr + (token * H + kv_head * G + head)[:, None] * D + lane[None, :]
+        inside = (head < G)[:, None] & (lane < D)[None, :]
+        tl.store(target, merged.to(output_ptr.dtype.element_ty), mask=inside)

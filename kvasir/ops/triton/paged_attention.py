@@ -11,11 +11,14 @@ from functools import cache
 import torch
 import triton
 
-from kvasir.ops.triton.decode_attention import decode_kernel, reduce_kernel
+from kvasir.ops.triton.decode_attention import decode_kernel
 from kvasir.ops.triton.prefill_attention import prefill_kernel
 
 _LOG2E = 1.4426950408889634
 MAX_SPLITS = 32
+MERGED_ELEMENTS = 4096
+"""Numbers of partial results that the merge holds at a time: 32 registers for each of 128 threads."""
+MAX_TICKETS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,15 @@ def prefill_config(head_size_pad: int, dtype: torch.dtype) -> PrefillConfig:
 
 
 @cache
+def tickets(device: torch.device) -> torch.Tensor:
+    """[MAX_TICKETS] zeros: how many splits of a (row, KV head) have arrived; each launch leaves zeros behind.
+
+    Must be called once before a launch is captured, since what is made during a capture belongs to that graph.
+    """
+    return torch.zeros(MAX_TICKETS, dtype=torch.int32, device=device)
+
+
+@cache
 def _processors(device: torch.device) -> int:
     if device.type != "cuda":  # interpreted or only compiled
         return 132
@@ -76,6 +88,8 @@ def split_plan(rows: int, num_kv_heads: int, processors: int) -> SplitPlan:
     When rows and heads fill the card by themselves, only rows far longer than usual are split.
     """
     programs = rows * num_kv_heads
+    if programs > MAX_TICKETS:
+        return SplitPlan(1, 1)
     splits = min(MAX_SPLITS, max(4, triton.next_power_of_2(triton.cdiv(8 * processors, programs))))
     return SplitPlan(splits, 256 if programs < 4 * processors else 2048)
 
@@ -87,21 +101,34 @@ def paged_attention(
     query_start_loc: torch.Tensor,
     seq_lens: torch.Tensor,
     block_table: torch.Tensor,
+    table_rows: torch.Tensor,
     scale: float,
     *,
-    num_decodes: int = 0,
+    num_decodes: int | None = 0,
     sliding_window: int | None = None,
     soft_cap: float | None = None,
 ) -> torch.Tensor:
     if query.stride(-1) != 1:
         query = query.contiguous()
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    batch = Rows(query_start_loc, seq_lens, block_table, table_rows)
     common = _common_arguments(query, key_cache, scale, sliding_window, soft_cap)
-    if num_decodes:
-        _decode(query, key_cache, value_cache, seq_lens, block_table, output, num_decodes, common)
-    if query.shape[0] > num_decodes:
-        _prefill(query, key_cache, value_cache, query_start_loc, seq_lens, block_table, output, num_decodes, common)
+    decodes = seq_lens.shape[0] if num_decodes is None else num_decodes
+    if decodes:
+        _decode(query, key_cache, value_cache, batch, output, decodes, common, mixed=num_decodes is None)
+    if num_decodes is None or query.shape[0] > num_decodes:
+        _prefill(query, key_cache, value_cache, batch, output, num_decodes or 0, common, mixed=num_decodes is None)
     return output
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a step, as the kernels read them."""
+
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    block_table: torch.Tensor
+    table_rows: torch.Tensor
 
 
 def _common_arguments(
@@ -131,55 +158,47 @@ def _decode(
     query: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    seq_lens: torch.Tensor,
-    block_table: torch.Tensor,
+    batch: Rows,
     output: torch.Tensor,
     rows: int,
     common: dict[str, object],
     config: DecodeConfig | None = None,
     plan: SplitPlan | None = None,
+    mixed: bool = False,
 ) -> None:
     _, num_heads, head_size = query.shape
     num_kv_heads = key_cache.shape[2]
-    config = config or decode_config(max(16, triton.next_power_of_2(head_size)), query.dtype)
+    group, head_size_pad = num_heads // num_kv_heads, max(16, triton.next_power_of_2(head_size))
+    config = config or decode_config(head_size_pad, query.dtype)
     plan = plan or split_plan(rows, num_kv_heads, _processors(query.device))
     # Allocated here, inside a graph's capture when there is one, so that the graph's own pool keeps them.
     partial = torch.empty(rows, num_heads, plan.splits, head_size, dtype=torch.float32, device=query.device)
     lse = torch.empty(rows, num_heads, plan.splits, dtype=torch.float32, device=query.device)
+    group_pad = triton.next_power_of_2(group)
     decode_kernel[(num_kv_heads, rows, plan.splits)](
         query,
         key_cache,
         value_cache,
-        seq_lens,
-        block_table,
+        batch.query_start_loc,
+        batch.seq_lens,
+        batch.block_table,
+        batch.table_rows,
         output,
         partial,
         lse,
-        block_table.stride(0),
+        tickets(query.device),
+        batch.block_table.stride(0),
         plan.splits,
         plan.min_split,
         **common,
         H=num_heads,
-        BLOCK_M=max(16, triton.next_power_of_2(num_heads // num_kv_heads)),
+        BLOCK_M=max(16, group_pad),
         BLOCK_N=config.block_n,
+        G_PAD=group_pad,
+        MERGE=min(MAX_SPLITS, max(2, MERGED_ELEMENTS // (group_pad * head_size_pad))),
+        MIXED=mixed,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-    )
-    reduce_kernel[(rows, num_heads)](
-        seq_lens,
-        output,
-        partial,
-        lse,
-        plan.splits,
-        plan.min_split,
-        common["window"],
-        H=num_heads,
-        D=head_size,
-        D_PAD=common["D_PAD"],
-        MAX_SPLITS=MAX_SPLITS,
-        BLOCK_N=config.block_n,
-        HAS_WINDOW=common["HAS_WINDOW"],
-        num_warps=2,
     )
 
 
@@ -187,13 +206,12 @@ def _prefill(
     query: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-    block_table: torch.Tensor,
+    batch: Rows,
     output: torch.Tensor,
     first_row: int,
     common: dict[str, object],
     config: PrefillConfig | None = None,
+    mixed: bool = False,
 ) -> None:
     tokens, num_heads, head_size = query.shape
     num_kv_heads = key_cache.shape[2]
@@ -201,18 +219,19 @@ def _prefill(
     config = config or prefill_config(max(16, triton.next_power_of_2(head_size)), query.dtype)
     block_m = max(config.block_m, triton.next_power_of_2(group))
     block_q = block_m // group
-    rows = seq_lens.shape[0] - first_row
+    rows = batch.seq_lens.shape[0] - first_row
     # Each row wastes at most one tile; the tokens after the last row, if any, count as a row of their own.
     tiles = (tokens - first_row) // block_q + rows + 1
     prefill_kernel[(tiles, num_kv_heads)](
         query,
         key_cache,
         value_cache,
-        query_start_loc,
-        seq_lens,
-        block_table,
+        batch.query_start_loc,
+        batch.seq_lens,
+        batch.block_table,
+        batch.table_rows,
         output,
-        block_table.stride(0),
+        batch.block_table.stride(0),
         first_row,
         rows,
         tokens,
@@ -221,6 +240,7 @@ def _prefill(
         BLOCK_Q=block_q,
         BLOCK_M=block_m,
         BLOCK_N=config.block_n,
+        MIXED=mixed,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )

@@ -95,6 +95,7 @@ def prefill_kernel(
     starts_ptr,
     seq_lens_ptr,
     table_ptr,
+    table_rows_ptr,
     output_ptr,
     stride_table,
     first_row,
@@ -118,7 +119,9 @@ def prefill_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    MIXED: tl.constexpr,
 ):
+    """MIXED: rows with one token are left to the decode kernel."""
     kv_head = tl.program_id(1)
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # late tiles see the most keys: they start first
     row, tile = _find_row(tile, starts_ptr, first_row, num_rows, BLOCK_Q)
@@ -130,6 +133,9 @@ def prefill_kernel(
     first_token = tile * BLOCK_Q
     if first_token >= query_len:
         return
+    if MIXED:
+        if (query_len == 1) & (row < first_row + num_rows):
+            return
 
     packed = tl.arange(0, BLOCK_M)
     lane = tl.arange(0, D_PAD)
@@ -161,7 +167,7 @@ def prefill_kernel(
     top = tl.full([BLOCK_M], -1e30, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, D_PAD], tl.float32)
-    table = table_ptr + row.to(tl.int64) * stride_table
+    table = table_ptr + tl.load(table_rows_ptr + row).to(tl.int64) * stride_table
     head_offset = kv_head * stride_head
     for first in range(whole, diagonal, BLOCK_N):
         top, total, acc = _attend_tile(
