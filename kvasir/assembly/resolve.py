@@ -7,13 +7,14 @@ from typing import Literal
 
 from kvasir.assembly.facts import Facts, gather_facts
 from kvasir.assembly.pairs import check_pairs
-from kvasir.assembly.rules import machine, memory, model, scheduler
+from kvasir.assembly.rules import compilation, machine, memory, model, scheduler
 from kvasir.assembly.rules.decision import Decision
 from kvasir.config import (
     AUTO,
     DEMO_MODEL,
     AttentionConfig,
     CacheConfig,
+    CompilationConfig,
     DeviceConfig,
     EngineArgs,
     KvasirConfig,
@@ -91,6 +92,10 @@ def resolve(args: EngineArgs, *, usage: Usage = "offline", facts: Facts | None =
         device=replace(args.section(DeviceConfig), device=value["device"], cpu_threads=value["cpu_threads"]),
         load=replace(args.section(LoadConfig), load_format=value["load_format"]),
         attention=args.section(AttentionConfig),
+        compilation=replace(
+            args.section(CompilationConfig),
+            **{name: value[name] for name in ("cudagraph_mode", "cudagraph_capture_sizes", "cudagraph_mixed_sizes")},
+        ),
         observability=args.section(ObservabilityConfig),
         supervision=args.section(SupervisionConfig),
     )
@@ -114,6 +119,15 @@ def _decide(args: EngineArgs, shape: ModelShape, facts: Facts, *, offline: bool)
     seqs = scheduler.max_num_seqs(args.max_num_seqs, facts)
     if args.max_num_seqs == AUTO and args.max_num_batched_tokens != AUTO and args.max_num_batched_tokens < seqs.value:
         seqs = Decision("max_num_seqs", args.max_num_batched_tokens, "no more than max_num_batched_tokens")
+    budget = scheduler.max_num_batched_tokens(
+        args.max_num_batched_tokens,
+        num_seqs=seqs.value,
+        model_len=length.value,
+        chunked_prefill=args.enable_chunked_prefill,
+        offline=offline,
+        facts=facts,
+    )
+    graphs = compilation.cudagraph_mode(args.cudagraph_mode, args.enforce_eager, facts)
     return (
         machine.device(facts),
         machine.cpu_threads(args.cpu_threads, facts),
@@ -124,16 +138,12 @@ def _decide(args: EngineArgs, shape: ModelShape, facts: Facts, *, offline: bool)
         model.served_model_name(args.served_model_name, args.model),
         block,
         seqs,
-        scheduler.max_num_batched_tokens(
-            args.max_num_batched_tokens,
-            num_seqs=seqs.value,
-            model_len=length.value,
-            chunked_prefill=args.enable_chunked_prefill,
-            offline=offline,
-            facts=facts,
-        ),
+        budget,
         scheduler.max_queued_requests(args.max_queued_requests, num_seqs=seqs.value, offline=offline),
         scheduler.async_scheduling(args.async_scheduling),
+        graphs,
+        compilation.cudagraph_capture_sizes(args.cudagraph_capture_sizes, graphs.value, seqs.value),
+        compilation.cudagraph_mixed_sizes(args.cudagraph_mixed_sizes, graphs.value, budget.value),
         memory.kv_cache_memory(
             args.kv_cache_memory,
             shape=shape,

@@ -9,6 +9,7 @@ import torch
 
 from kvasir.attention.backend import AttentionBackend, AttentionNeed
 from kvasir.attention.selector import get_attn_backend
+from kvasir.compilation import CudagraphMode
 from kvasir.config import KvasirConfig
 from kvasir.config.hf import load_model_shape
 from kvasir.loader.load import load_model
@@ -58,5 +59,8 @@ def make_worker(config: KvasirConfig, started: float) -> Worker:
         max_logprobs=config.model.max_logprobs,
         max_model_len_is_auto=config.model.max_model_len_is_auto,
         cpu_threads=config.device.cpu_threads,
+        cudagraph_mode=CudagraphMode(config.compilation.cudagraph_mode),
+        cudagraph_decode_sizes=tuple(config.compilation.cudagraph_capture_sizes),
+        cudagraph_mixed_sizes=tuple(config.compilation.cudagraph_mixed_sizes),
     )
     return Worker(settings, platform, shape, select_backend, load, log=log)

@@ -3,12 +3,21 @@
 Legend: R requests, T tokens of the step, H query heads, K KV heads, D head size, N blocks, S block size.
 """
 
+import enum
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from kvasir.attention.transform import QKTransform
+
+
+class GraphSupport(enum.Enum):
+    """In which steps a backend's launches may be captured, since they read all that changes from the device."""
+
+    NEVER = 0
+    DECODE = 1
+    ALWAYS = 2
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ class AttentionImpl(Protocol):
 
 class AttentionBackend(Protocol):
     name: str
+    graph_support: GraphSupport
 
     @staticmethod
     def supports(need: AttentionNeed) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from kvasir.attention.backend import AttentionNeed
+from kvasir.attention.backend import AttentionNeed, GraphSupport
 from kvasir.attention.cpu_plan import CpuBuilder, CpuMetadata, DecodeGroup, PrefillRow
 from kvasir.attention.transform import QKTransform
 
@@ -129,6 +129,7 @@ class CpuImpl:
 
 class CpuBackend:
     name = "cpu"
+    graph_support = GraphSupport.NEVER
 
     @staticmethod
     def supports(need: AttentionNeed) -> str | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kvasir.attention.backend import AttentionBatch, AttentionNeed
+from kvasir.attention.backend import AttentionBatch, AttentionNeed, GraphSupport
 from kvasir.attention.transform import QKTransform
 from kvasir.ops.reference.kv_write import reshape_and_cache
 from kvasir.ops.reference.paged_attention import paged_attention
@@ -55,6 +55,7 @@ class ReferenceImpl:
 
 class ReferenceBackend:
     name = "reference"
+    graph_support = GraphSupport.NEVER
 
     @staticmethod
     def supports(need: AttentionNeed) -> str | None:

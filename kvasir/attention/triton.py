@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kvasir.attention.backend import AttentionBatch, AttentionNeed
+from kvasir.attention.backend import AttentionBatch, AttentionNeed, GraphSupport
 from kvasir.attention.transform import QKTransform
 from kvasir.ops.triton.kv_write import reshape_and_cache
 from kvasir.ops.triton.paged_attention import paged_attention, tickets
@@ -77,6 +77,7 @@ class TritonImpl:
 
 class TritonBackend:
     name = "triton"
+    graph_support = GraphSupport.ALWAYS
 
     @staticmethod
     def supports(need: AttentionNeed) -> str | None:

@@ -10,6 +10,7 @@ keywords, flags or YAML -> `EngineArgs`, `ServerArgs` (may say `auto`) -> rules 
 
 from kvasir.config.attention import AttentionConfig
 from kvasir.config.cache import CacheConfig
+from kvasir.config.compilation import CompilationConfig
 from kvasir.config.device import DeviceConfig
 from kvasir.config.kvasir import KvasirConfig
 from kvasir.config.load import LoadConfig
@@ -28,6 +29,7 @@ __all__ = [
     "AsyncEngineArgs",
     "AttentionConfig",
     "CacheConfig",
+    "CompilationConfig",
     "DeviceConfig",
     "EngineArgs",
     "KvasirConfig",

@@ -73,7 +73,7 @@ def _add_flag(group: Any, option: Option) -> None:
         )
         return
     parts["metavar"] = option.metavar or _metavar(option)
-    if option.kind == "list":
+    if option.kind in ("list", "ints"):
         parts |= {"nargs": "+", "action": "extend"}  # words after one flag and repeated flags both count
     group.add_argument(*option.flags, help=text, **parts)
 

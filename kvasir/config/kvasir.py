@@ -11,6 +11,7 @@ import msgspec
 
 from kvasir.config.attention import AttentionConfig
 from kvasir.config.cache import CacheConfig
+from kvasir.config.compilation import CompilationConfig
 from kvasir.config.device import DeviceConfig
 from kvasir.config.load import LoadConfig
 from kvasir.config.model import ModelConfig
@@ -42,6 +43,7 @@ class KvasirConfig:
     device: DeviceConfig
     load: LoadConfig
     attention: AttentionConfig
+    compilation: CompilationConfig
     observability: ObservabilityConfig
     supervision: SupervisionConfig = SupervisionConfig()
 

@@ -30,7 +30,7 @@ _KEY = "kvasir.option"
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of one option. `kind` is one of str, int, float, bool, list, json."""
+    """What is known of one option. `kind` is one of str, int, float, bool, list, ints, json."""
 
     name: str
     section: str
@@ -173,6 +173,8 @@ def _kind(hint: Any) -> tuple[str, bool]:
         nullable = len(parts) < len(typing.get_args(hint))
         (hint,) = parts
     origin = typing.get_origin(hint) or hint
+    if typing.get_args(hint) == (int,):
+        return "ints", nullable
     return {list: "list", dict: "json"}.get(origin) or origin.__name__, nullable
 
 
@@ -225,12 +227,23 @@ def _read_json(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _read_ints(value: Any) -> list[int]:
+    """Also "1,2,4", and the words of a command line."""
+    words = [value] if isinstance(value, (str, int)) else list(value)
+    return [
+        _read_int(part)
+        for word in words
+        for part in (word.replace(",", " ").split() if isinstance(word, str) else [word])
+    ]
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "str": _read_str,
     "int": _read_int,
     "float": _read_float,
     "bool": _read_bool,
     "list": _read_list,
+    "ints": _read_ints,
     "json": _read_json,
 }
 _KIND_NAMES = {
@@ -239,6 +252,7 @@ _KIND_NAMES = {
     "float": "a number",
     "bool": "true or false",
     "list": "a text or a list of texts",
+    "ints": "a list of whole numbers such as 1,2,4",
     "json": "a JSON object",
 }
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from kvasir.config.attention import AttentionConfig
 from kvasir.config.cache import CacheConfig
+from kvasir.config.compilation import CompilationConfig
 from kvasir.config.device import DeviceConfig
 from kvasir.config.load import LoadConfig
 from kvasir.config.model import ModelConfig
@@ -29,6 +30,7 @@ ENGINE_SECTIONS: tuple[type, ...] = (
     DeviceConfig,
     LoadConfig,
     AttentionConfig,
+    CompilationConfig,
     ObservabilityConfig,
     SupervisionConfig,
 )

@@ -22,8 +22,9 @@ def paged_attention(
     """Causal attention of every row's query tokens over that row's keys and values in the cache.
 
     The step's own keys and values are in the cache already (`reshape_and_cache`). Row r's query tokens are the
-    last ones of its sequence. The first `num_decodes` rows have one query token each, token r for row r; None: how many
-    have is not known to the host (a captured launch, whose rows change). A row of seq_len 0 is padding and gives zeros. `sliding_window` w: a token sees itself and the w - 1 before it.
+    last ones of its sequence. The first `num_decodes` rows have one query token each, token r for row r; None: the
+    host does not know how many (a captured launch, whose rows change), but they come first. A row of seq_len 0 is
+    padding and gives zeros. `sliding_window` w: a token sees itself and the w - 1 before it.
     `soft_cap` c: scores become c * tanh(score / c) before the mask.
     """
     if query.shape[1] % key_cache.shape[2] or query.shape[2] != key_cache.shape[3]:

@@ -47,9 +47,14 @@ def cutoffs(
     top_k: torch.Tensor,  # [slots] int64, 0 = off
     top_p: torch.Tensor,  # [slots] float32, 1 = off
     min_p: torch.Tensor,  # [slots] float32, 0 = off
-    host_limits: Sequence[tuple[int, float, float]],  # (top_k, top_p, min_p) of each row, which chooses the path
+    host_limits: Sequence[tuple[int, float, float]] | None,  # (top_k, top_p, min_p) of each row; chooses the path
 ) -> torch.Tensor | None:
-    """-> [R] float32, the lowest logit that each row may choose (-inf: any); None when no row has a limit."""
+    """-> [R] float32, the lowest logit that each row may choose (-inf: any); None when no row has a limit.
+
+    Without `host_limits` any row may have any: for a captured launch, whose rows change.
+    """
+    if host_limits is None:
+        host_limits = [(1, 0.5, 0.0)] * len(slots)
     limited = [r for r, (k, p, m) in enumerate(host_limits) if k > 0 or p < 1.0 or m > 0.0]
     if not limited:
         return None

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,5 +94,5 @@ class CpuPlatform:
         """Not measured: the host has memory that others use too, so the cache's size is a rule, not a remainder."""
         return 0
 
-    def synchronize(self) -> None:
-        """A CPU kernel is done when its call returns."""
+    def stream(self) -> AbstractContextManager[Any]:
+        return nullcontext()

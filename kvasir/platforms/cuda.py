@@ -1,11 +1,15 @@
 """A CUDA card (the process's current one) as a platform."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 
 class CudaPlatform:
     device_type = "cuda"
+
+    def __init__(self) -> None:
+        self._stream: Any = None
 
     @property
     def name(self) -> str:
@@ -29,6 +33,7 @@ class CudaPlatform:
         import torch
 
         torch.cuda.init()
+        self._stream = torch.cuda.Stream()  # graphs cannot be captured on the default stream
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         import torch
@@ -46,7 +51,7 @@ class CudaPlatform:
         torch.cuda.empty_cache()  # so that what is free now is what the cache may take
         return peak
 
-    def synchronize(self) -> None:
+    def stream(self) -> AbstractContextManager[Any]:
         import torch
 
-        torch.cuda.synchronize()
+        return torch.cuda.stream(self._stream)

@@ -1,6 +1,7 @@
 """SEAM: a platform answers these questions; `detect()` picks it."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from kvasir.errors import ConfigError
@@ -35,7 +36,9 @@ class Platform(Protocol):
         """Bytes that `run` needed beyond what is held now; 0, and not run, where that cannot be measured."""
         ...
 
-    def synchronize(self) -> None: ...
+    def stream(self) -> AbstractContextManager[Any]:
+        """Within it, all device work of the calling thread goes in the order of its launches, apart from others'."""
+        ...
 
 
 def detect(device: str | None = None) -> Platform:

@@ -55,6 +55,19 @@ class Sampler:
             processor.after_sample(rows, token_ids)
         return SampledTokens(token_ids, failed, self._logprobs(raw, logits, cutoff, rows, token_ids))
 
+    @torch.inference_mode()
+    def choose(
+        self, logits: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor, limited: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The choice alone, by device state alone, so that it can be captured: -> token_ids [R] int64, failed [R] bool.
+
+        Right only while `state.needs_host` is false. `limited`: some slot may have a top-k, top-p or min-p.
+        """
+        state = self.state
+        tables = (state.temperature, state.top_k, state.top_p, state.min_p)
+        cutoff = cutoffs(logits, slots, *tables, None) if limited else None
+        return sample_tokens(logits, slots, state.temperature, state.seed, positions, cutoff)
+
     def _active(self, rows: SampleRows) -> list[LogitsProcessor]:
         wanted = [p for p in self.state.processors if p.slots]
         if not wanted:
@@ -76,6 +89,8 @@ class Sampler:
     def _cutoffs(self, logits: torch.Tensor, rows: SampleRows) -> torch.Tensor | None:
         """[R] float32: lowest logit that each row may choose, None when no row has a limit."""
         state = self.state
+        if not state.limited:
+            return None
         limits = [(state.host_top_k[s], state.host_top_p[s], state.host_min_p[s]) for s in rows.host_slots]
         return cutoffs(logits, rows.slots, state.temperature, state.top_k, state.top_p, state.min_p, limits)
 
@@ -87,6 +102,8 @@ class Sampler:
         rows: SampleRows,
         token_ids: torch.Tensor,
     ) -> LogprobTensors | None:
+        if not self.state.with_logprobs:
+            return None
         wishes = [self.state.num_logprobs[slot] for slot in rows.host_slots]
         asking = [r for r, k in enumerate(wishes) if k is not None]
         if not asking:

@@ -22,8 +22,8 @@ class SamplingState:
     Call `add` / `remove` / `move` for the step's changes, then `flush` once: all writes go as one copy, in order.
 
     Attributes:
-        temperature, top_p, min_p: [M] float32; temperature 0 means greedy.
-        top_k, seed, num_prompt_tokens: [M] int64; the seed is 64 bits read as signed.
+        temperature, top_p, min_p: [M + 1] float32; temperature 0 means greedy.
+        top_k, seed, num_prompt_tokens: [M + 1] int64; the seed is 64 bits read as signed.
         processors: the built-in ones and `extra_processors`, in the order in which they are applied.
     """
 
@@ -35,8 +35,9 @@ class SamplingState:
         extra_processors: Sequence[LogitsProcessor] = (),
     ):
         self.max_num_seqs, self.vocab_size, self.device = max_num_seqs, vocab_size, torch.device(device)
-        self._floats = torch.zeros(3, max_num_seqs, dtype=torch.float32, device=self.device)
-        self._ints = torch.zeros(3, max_num_seqs, dtype=torch.int64, device=self.device)
+        rows = max_num_seqs + 1  # one spare, greedy without limits: rows that pad a step name it
+        self._floats = torch.zeros(3, rows, dtype=torch.float32, device=self.device)
+        self._ints = torch.zeros(3, rows, dtype=torch.int64, device=self.device)
         self.temperature, self.top_p, self.min_p = self._floats
         self.top_k, self.seed, self.num_prompt_tokens = self._ints
         self.top_p.fill_(1.0)
@@ -46,6 +47,8 @@ class SamplingState:
         self.host_top_p = [1.0] * max_num_seqs
         self.host_min_p = [0.0] * max_num_seqs
         self.num_logprobs: list[int | None] = [None] * max_num_seqs
+        self.limited: set[int] = set()  # slots with top-k, top-p or min-p
+        self.with_logprobs: set[int] = set()
         self._pending: dict[int, tuple[list[float], list[int]]] = {}
         self.uploads = Uploads(self.device)
         self.processors: list[LogitsProcessor] = [
@@ -73,6 +76,7 @@ class SamplingState:
         self.greedy[slot], self.host_top_k[slot] = greedy, top_k
         self.host_top_p[slot], self.host_min_p[slot] = top_p, min_p
         self.num_logprobs[slot] = params.logprobs
+        self._note_kinds(slot)
         try:
             for processor in self.processors:
                 processor.add(slot, request)
@@ -85,14 +89,26 @@ class SamplingState:
         self._pending.pop(slot, None)
         self.greedy[slot], self.num_logprobs[slot] = True, None
         self.host_top_k[slot], self.host_top_p[slot], self.host_min_p[slot] = 0, 1.0, 0.0
+        self._note_kinds(slot)
         for processor in self.processors:
             processor.remove(slot)
+
+    def _note_kinds(self, slot: int) -> None:
+        limited = self.host_top_k[slot] > 0 or self.host_top_p[slot] < 1.0 or self.host_min_p[slot] > 0.0
+        (self.limited.add if limited else self.limited.discard)(slot)
+        (self.with_logprobs.discard if self.num_logprobs[slot] is None else self.with_logprobs.add)(slot)
+
+    @property
+    def needs_host(self) -> bool:
+        """Whether some slot asks for more than the choice of a token: a processor, or log-probabilities."""
+        return bool(self.with_logprobs) or any(processor.slots for processor in self.processors)
 
     def move(self, source: int, target: int) -> None:
         """The request in `source` goes on in `target`."""
         self._write_pending()
         for column in (self.greedy, self.host_top_k, self.host_top_p, self.host_min_p, self.num_logprobs):
             column[target] = column[source]
+        self._note_kinds(target)
 
         def copy_row(_: torch.Tensor) -> None:
             self._floats[:, target] = self._floats[:, source]

@@ -32,6 +32,8 @@ class Uploads:
 
     def _append(self, chunk: np.ndarray, use: Callable[[torch.Tensor], None], floats: bool) -> None:
         self._chunks.append(chunk)
+        if chunk.size % _ALIGNMENT:
+            self._chunks.append(np.zeros(1, dtype=np.int64))
         self._uses.append((use, chunk.size, floats))
 
     def flush(self) -> None:
@@ -44,14 +46,17 @@ class Uploads:
         for use, size, floats in uses:
             view = words[begin : begin + size]
             use(view.view(torch.float64).float() if floats else view)
-            begin += size
+            begin += size + size % _ALIGNMENT
+
+
+_ALIGNMENT = 2
+"""Words. Each chunk starts at a multiple of 16 bytes: Triton compiles a kernel anew for pointers that do not."""
 
 
 def to_device(values: Sequence[int] | np.ndarray, device: torch.device) -> torch.Tensor:
     """[n] int64 on the device, without waiting for it."""
-    host = torch.from_numpy(np.array(values, dtype=np.int64))  # an own copy: the caller may change its list
     if device.type != "cuda":
-        return host.to(device)
-    pinned = torch.empty(host.shape, dtype=host.dtype, pin_memory=True)
-    pinned.copy_(host)
+        return torch.from_numpy(np.array(values, dtype=np.int64)).to(device)  # an own copy: the caller may change its
+    pinned = torch.empty(len(values), dtype=torch.int64, pin_memory=True)
+    pinned.numpy()[:] = values
     return pinned.to(device, non_blocking=True)

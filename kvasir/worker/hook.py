@@ -12,11 +12,9 @@ from kvasir.worker.states import RequestStates
 class StepHook(Protocol):
     """Called in the order `assembly` installed the hooks; a hook never calls another."""
 
-    def apply(self, plan: SchedulerOutput, states: RequestStates) -> None:
-        """The plan has been applied to the states."""
+    def before_forward(self, plan: SchedulerOutput, states: RequestStates) -> None:
+        """The plan has been applied to the states, on the device too."""
         ...
-
-    def before_forward(self, batch: InputBatch) -> None: ...
 
     def after_forward(self, batch: InputBatch, hidden: torch.Tensor) -> None:
         """hidden: [T, E]"""

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from kvasir.messages import ModelRunnerOutput, SchedulerOutput
@@ -30,14 +31,20 @@ class PendingStep:
     def result(self, timeout: float | None = None) -> ModelRunnerOutput:
         """Waits for the device, then builds the message."""
         host = self.samples.result()
-        num_sampled = [0] * self.plan.num_rows
-        token_of = dict(zip(self.plan_rows, host.token_ids, strict=True))
-        for row in self.plan_rows:
-            num_sampled[row] = 1
+        if len(self.plan_rows) == self.plan.num_rows:
+            num_sampled = [1] * self.plan.num_rows
+        else:
+            num_sampled = [0] * self.plan.num_rows
+            for row in self.plan_rows:
+                num_sampled[row] = 1
+        token_ids = host.token_ids
+        if any(a > b for a, b in pairwise(self.plan_rows)):
+            token_of = dict(zip(self.plan_rows, token_ids, strict=True))
+            token_ids = [token_of[row] for row in sorted(token_of)]
         return ModelRunnerOutput(
             step_id=self.plan.step_id,
             num_sampled=num_sampled,
-            token_ids=[token_of[row] for row in sorted(token_of)],
+            token_ids=token_ids,
             logprobs={self.plan_rows[i]: [entry] for i, entry in host.logprobs.items()},
             prompt_logprobs={row: tensors.entries() for row, tensors in self.prompt.items()},
             errors={self.plan_rows[i]: text for i, text in host.errors.items()} | self.errors,

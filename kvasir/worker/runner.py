@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from kvasir.attention.backend import MetadataBuilder
-from kvasir.attention.forward_context import ForwardContext, forward_context
 from kvasir.errors import UserError
 from kvasir.messages import SchedulerOutput
 from kvasir.models.interface import TextModel
-from kvasir.sampling import PendingSamples, Sampler, SampleRows
+from kvasir.sampling import PendingSamples, SampledTokens, Sampler, SampleRows
+from kvasir.worker.forward import DecodePass, Forward, RaggedPass
+from kvasir.worker.graphs import StepGraphs
 from kvasir.worker.hook import StepHook
-from kvasir.worker.inputs import InputBatch, build_inputs
+from kvasir.worker.inputs import StepLayout
 from kvasir.worker.outputs import PendingStep
 from kvasir.worker.prompt_logprobs import PromptLogprobs
 from kvasir.worker.states import RequestStates
@@ -21,33 +21,40 @@ from kvasir.worker.states import RequestStates
 
 @dataclass(frozen=True)
 class ExecutedStep:
-    """Between the two calls: the forward pass is launched, nothing is sampled yet. hidden: [T, E]"""
+    """Between the two calls: the forward pass is launched, nothing is sampled yet."""
 
     plan: SchedulerOutput
-    batch: InputBatch
-    hidden: torch.Tensor
+    forward: Forward
     started: float
 
 
 class ModelRunner:
-    """Data flow of the step and nothing else; CPU and CUDA share every line of it."""
+    """Data flow of the step and nothing else; CPU and CUDA share every line of it.
+
+    Args:
+        decode: the pass of steps in which every row decodes; None: the attention backend needs host numbers, so that
+            those steps are ragged ones too.
+        graphs: replays sampling where the forward pass was replayed; None: nothing is captured here.
+    """
 
     def __init__(
         self,
         model: TextModel,
         states: RequestStates,
         sampler: Sampler,
-        builder: MetadataBuilder,
-        kv_caches: list[torch.Tensor],
+        ragged: RaggedPass,
+        decode: DecodePass | None = None,
+        graphs: StepGraphs | None = None,
         hooks: Sequence[StepHook] = (),
     ):
         self.model = model
         self.states = states
         self.sampler = sampler
-        self.builder = builder
-        self.kv_caches = kv_caches
         self.hooks = hooks
-        self._prompt_logprobs = PromptLogprobs(model, states, sampler.state.vocab_size)
+        self._ragged = ragged
+        self._decode = decode
+        self._graphs = graphs
+        self._prompt_logprobs = PromptLogprobs(model, states, sampler.state.vocab_size, sampler.state.device)
         self._executed: ExecutedStep | None = None
         self._refused: dict[int, str] = {}  # slot -> why its request cannot be sampled
 
@@ -58,16 +65,18 @@ class ModelRunner:
         self._executed = None
         self._apply(plan)
         if not plan.num_rows:
+            self.sampler.state.flush()
             return
-        batch = build_inputs(plan, self.states)
+        layout = StepLayout.of(plan)
+        step = self._decode if self._decode is not None and layout.is_uniform_decode else self._ragged
+        step.stage(layout)
+        self.sampler.state.flush()
         for hook in self.hooks:
-            hook.before_forward(batch)
-        with forward_context(ForwardContext(self.builder.build(batch.attention), self.kv_caches)):
-            hidden = self.model.forward(batch.input_ids, batch.positions)  # [T, E]
-        self.states.num_computed[batch.slots] += batch.query_lens
+            hook.before_forward(plan, self.states)
+        forward = step.run()
         for hook in self.hooks:
-            hook.after_forward(batch, hidden)
-        self._executed = ExecutedStep(plan, batch, hidden, started)
+            hook.after_forward(forward.batch, forward.hidden)
+        self._executed = ExecutedStep(plan, forward, started)
 
     def _apply(self, plan: SchedulerOutput) -> None:
         sampling = self.sampler.state
@@ -81,9 +90,6 @@ class ModelRunner:
                 sampling.add(request.slot, request)
             except UserError as error:  # this request fails; its neighbours never notice
                 self._refused[request.slot] = error.message
-        sampling.flush()
-        for hook in self.hooks:
-            hook.apply(plan, self.states)
 
     @torch.inference_mode()
     def sample_tokens(self, step_id: int) -> PendingStep:
@@ -92,26 +98,37 @@ class ModelRunner:
         if step is None or step.plan.step_id != step_id:
             raise RuntimeError(f"sample_tokens({step_id}) without execute_model of that step")
         self._executed = None
-        batch = step.batch
-        prompt_logprobs = self._prompt_logprobs.compute(batch, step.hidden)
-        logits = self.model.compute_logits(step.hidden[batch.sample_tokens])  # [B, V]
-        rows = SampleRows(
-            slots=batch.sample_slots,
-            host_slots=[batch.host_slots[row] for row in batch.sample_rows],
-            positions=self.states.num_computed[batch.sample_slots],
-        )
-        sampled = self.sampler.sample(logits, rows)
-        self.states.last_token[batch.sample_slots] = sampled.token_ids
+        batch, layout = step.forward.batch, step.forward.batch.layout
+        prompt_logprobs = self._prompt_logprobs.compute(batch, step.forward.hidden)
+        sampled = self._sample(step.forward)
         parts = [part for hook in self.hooks if (part := hook.after_sample(batch, sampled.token_ids)) is not None]
         return PendingStep(
             plan=step.plan,
-            plan_rows=[batch.order[row] for row in batch.sample_rows],
+            plan_rows=layout.order[layout.sample_rows].tolist(),
             samples=PendingSamples(sampled),
             prompt=prompt_logprobs,
             errors=self._errors(step.plan),
             parts=dict(parts),
             started=step.started,
         )
+
+    def _sample(self, forward: Forward) -> SampledTokens:
+        """Samples, and appends the tokens to the device's state."""
+        if self._graphs is not None and self._graphs.may_sample(forward):
+            return self._graphs.sample(forward)
+        batch, tables = forward.batch, self.states.tables
+        logits = forward.logits
+        if logits is None:
+            logits = self.model.compute_logits(forward.hidden[batch.sample_tokens])  # [B, V]
+        layout = batch.layout
+        rows = SampleRows(
+            slots=batch.sample_slots,
+            host_slots=layout.slots[layout.sample_rows].tolist(),
+            positions=tables.num_computed[batch.sample_slots],
+        )
+        sampled = self.sampler.sample(logits, rows)
+        tables.last_token[batch.sample_slots] = sampled.token_ids
+        return sampled
 
     def _errors(self, plan: SchedulerOutput) -> dict[int, str]:
         if not self._refused:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from kvasir.attention.backend import AttentionBackend, AttentionNeed
+from kvasir.attention.backend import AttentionBackend, AttentionNeed, GraphSupport
+from kvasir.compilation import CudagraphDispatcher, CudagraphMode, CUDAGraphWrapper
 from kvasir.config.hf import ModelShape
 from kvasir.errors import ConfigError
 from kvasir.logger import get_logger
@@ -15,6 +16,8 @@ from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput
 from kvasir.models.interface import TextModel
 from kvasir.platforms import Platform
 from kvasir.sampling import Sampler, SamplingState
+from kvasir.worker.forward import DecodePass, PassParts, RaggedPass
+from kvasir.worker.graphs import StepGraphs
 from kvasir.worker.hook import StepHook
 from kvasir.worker.memory import MemoryFigures, MemoryPlan, plan_kv_cache
 from kvasir.worker.outputs import PendingStep
@@ -40,6 +43,13 @@ class WorkerSettings:
     max_logprobs: int
     max_model_len_is_auto: bool = False
     cpu_threads: int | None = None
+    cudagraph_mode: CudagraphMode = CudagraphMode.NONE
+    cudagraph_decode_sizes: tuple[int, ...] = ()
+    cudagraph_mixed_sizes: tuple[int, ...] = ()
+
+
+MAX_MIXED_ROWS = 128
+"""Rows of a captured mixed step: each costs a few idle programs even when it is padding."""
 
 
 @dataclass
@@ -88,9 +98,13 @@ class Worker:
     # -- start ----------------------------------------------------------------------------------------------
 
     def start(self) -> Ready:
-        settings, shape = self._settings, self._shape
-        self._platform.open(settings.cpu_threads)
+        self._platform.open(self._settings.cpu_threads)
         self._log.mark("open device")
+        with self._platform.stream():
+            return self._start()
+
+    def _start(self) -> Ready:
+        settings, shape = self._settings, self._shape
         need = AttentionNeed(
             device=self._platform.device_type,
             dtype=settings.dtype,
@@ -105,15 +119,18 @@ class Worker:
         model = self._load(backend)
         weights = _parameter_bytes(model)
         self._log.mark("load weights")
-        states = RequestStates(settings.max_num_seqs, settings.max_model_len, settings.block_size, self.device)
         sampling = SamplingState(settings.max_num_seqs, shape.vocab_size, self.device)
-        sampler = Sampler(sampling, settings.max_logprobs)
+        states = RequestStates(settings.max_num_seqs, settings.max_model_len, settings.block_size, sampling.uploads)
         caches = self._allocate_kv(backend, 1)  # one block: enough for synthetic steps, which all write there
-        self.runner = ModelRunner(model, states, sampler, backend.make_builder(need), caches, self._hooks)
+        parts = PassParts(
+            model, states, backend.make_builder(need), caches, sampling.uploads, self._dispatcher(backend),
+            settings.max_num_batched_tokens,
+        )  # fmt: skip
+        self.runner, graphs = self._make_runner(parts, Sampler(sampling, settings.max_logprobs), backend)
         activations = self._measure_activations()
         self._log.mark("first step and memory")
         self.memory = self._plan_memory(weights, activations, self._bytes_per_block(backend))
-        self.runner.kv_caches[:] = self._allocate_kv(backend, self.memory.num_blocks)
+        caches[:] = self._allocate_kv(backend, self.memory.num_blocks)
         logger.info("memory plan\n%s", self.memory.table())
         if self.memory.max_model_len < settings.max_model_len:
             logger.warning(
@@ -124,6 +141,9 @@ class Worker:
         self._log.mark("KV cache")
         self._warm_up()
         self._log.mark("warm-up")
+        if graphs is not None:
+            graphs.capture(parts.dispatcher.decode_sizes, parts.dispatcher.mixed_sizes)
+            self._log.mark("capture graphs")
         return Ready(
             protocol_version=PROTOCOL_VERSION,
             num_blocks=self.memory.num_blocks,
@@ -135,6 +155,26 @@ class Worker:
             attention_backend=backend.name,
             startup=self._log.phases,
         )
+
+    def _dispatcher(self, backend: type[AttentionBackend]) -> CudagraphDispatcher:
+        settings, mode = self._settings, self._settings.cudagraph_mode
+        if backend.graph_support is GraphSupport.NEVER:
+            mode = CudagraphMode.NONE
+        elif backend.graph_support is GraphSupport.DECODE and mode is CudagraphMode.FULL:
+            mode = CudagraphMode.FULL_DECODE_ONLY
+        rows = min(MAX_MIXED_ROWS, settings.max_num_seqs)
+        return CudagraphDispatcher(mode, settings.cudagraph_decode_sizes, settings.cudagraph_mixed_sizes, rows)
+
+    def _make_runner(
+        self, parts: PassParts, sampler: Sampler, backend: type[AttentionBackend]
+    ) -> tuple[ModelRunner, StepGraphs | None]:
+        """A backend that reads host numbers gets ragged steps only, and nothing is captured."""
+        captures = parts.dispatcher.mode is not CudagraphMode.NONE
+        pool = CUDAGraphWrapper.new_pool() if captures else None
+        ragged = RaggedPass(parts, pool)
+        decode = None if backend.graph_support is GraphSupport.NEVER else DecodePass(parts, pool)
+        graphs = StepGraphs(parts.states, sampler, decode, ragged, pool) if decode is not None and captures else None
+        return ModelRunner(parts.model, parts.states, sampler, ragged, decode, graphs, self._hooks), graphs
 
     def _kv_shape(self, backend: type[AttentionBackend], num_blocks: int) -> tuple[int, ...]:
         return backend.kv_cache_shape(
@@ -195,11 +235,13 @@ class Worker:
 
     def execute_model(self, plan: SchedulerOutput) -> None:
         assert self.runner is not None
-        self.runner.execute_model(plan)
+        with self._platform.stream():
+            self.runner.execute_model(plan)
 
     def sample_tokens(self, step_id: int) -> PendingStep:
         assert self.runner is not None
-        return self.runner.sample_tokens(step_id)
+        with self._platform.stream():
+            return self.runner.sample_tokens(step_id)
 
     def call(self, name: str, args: dict[str, Any]) -> Any:
         function = self._calls.get(name)

@@ -160,6 +160,9 @@ UNCHANGEABLE = {"model", "tokenizer", "revision", "tokenizer_revision", "hf_over
     "tensor_parallel_size",
     "pipeline_parallel_size",
     "device",
+    "cudagraph_mode",  # nothing is captured on a CPU
+    "cudagraph_capture_sizes",
+    "cudagraph_mixed_sizes",
 }
 
 

@@ -1,8 +1,10 @@
 """Rules: what `auto` means, by facts."""
 
+from itertools import pairwise
+
 import pytest
 
-from kvasir.assembly.rules import machine, memory, model, scheduler
+from kvasir.assembly.rules import compilation, machine, memory, model, scheduler
 from kvasir.config.option import AUTO
 from kvasir.errors import ConfigError
 from tests.assembly.shapes import CPU, CPU_BF16, LARGE, OLD, SMALL, shape
@@ -114,3 +116,24 @@ def test_threads(monkeypatch: pytest.MonkeyPatch):
 def test_served_names():
     assert model.served_model_name(AUTO, "owner/name").value == ["owner/name"]
     assert model.served_model_name(["a", "b"], "owner/name").value == ["a", "b"]
+
+
+def test_captured_sizes_waste_little_and_end_at_the_bound() -> None:
+    for bound in (1, 3, 100, 256, 1024, 4000):
+        sizes = compilation.cudagraph_capture_sizes(AUTO, "full", bound).value
+        assert sizes == sorted(set(sizes)) and sizes[0] == 1 and sizes[-1] == min(bound, compilation.LARGEST_DECODE)
+        assert all(b <= 2 * a and (b <= 1.25 * a + 4) for a, b in pairwise(sizes))
+        assert len(sizes) <= 30
+
+
+def test_nothing_is_captured_where_nothing_can_be() -> None:
+    assert compilation.cudagraph_mode("full", False, CPU).value == "none"
+    assert compilation.cudagraph_mode(AUTO, True, LARGE).value == "none"
+    assert compilation.cudagraph_mode(AUTO, False, LARGE).value == "full"
+    assert compilation.cudagraph_capture_sizes([1, 2], "none", 8).value == []
+    assert compilation.cudagraph_mixed_sizes(AUTO, "full_decode_only", 8192).value == []
+
+
+def test_asked_sizes_stay_within_the_bounds() -> None:
+    assert compilation.cudagraph_capture_sizes([16, 2, 2, 300], "full", 256).value == [2, 16]
+    assert compilation.cudagraph_mixed_sizes([4096, 128], "full", 2048).value == [128]

@@ -5,6 +5,7 @@ import torch
 
 from kvasir import ops
 from kvasir.ops.reference import activation, kv_write, norm, rope
+from kvasir.ops.reference import rope_and_cache as rope_and_cache_reference
 
 pytestmark = pytest.mark.gpu
 
@@ -67,6 +68,34 @@ def test_reshape_and_cache(dtype: torch.dtype, tokens: int) -> None:
     ops.reshape_and_cache(key.cuda(), value.cuda(), *views[0], slots.cuda())
     kv_write.reshape_and_cache(key, value, *views[1], slots)
     assert torch.equal(mine.cpu(), cache)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("with_norm", [True, False])
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads", "head_size"), [(16, 8, 128), (32, 8, 128), (14, 2, 64), (4, 2, 32)]
+)
+@pytest.mark.parametrize("tokens", [1, 130])
+def test_rope_and_cache(
+    dtype: torch.dtype, with_norm: bool, num_heads: int, num_kv_heads: int, head_size: int, tokens: int
+) -> None:
+    torch.manual_seed(tokens)
+    packed = torch.randn(tokens, num_heads + 2 * num_kv_heads, head_size).to(dtype)
+    angles, positions = torch.rand(4096, head_size) * 2 - 1, torch.randint(0, 4096, (tokens,))
+    slots = torch.randperm(64 * 16)[:tokens]
+    slots[::3] = -1
+    weights = [(torch.rand(head_size) + 0.5).to(dtype) if with_norm else None for _ in range(2)]
+    found = []
+    for device in ("cuda", "cpu"):
+        cache = torch.zeros(64, 2, num_kv_heads, 16, head_size, dtype=dtype, device=device)
+        views = cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)
+        q, k, v = packed.to(device).split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+        op = ops.rope_and_cache if device == "cuda" else rope_and_cache_reference.rope_and_cache
+        moved = [None if w is None else w.to(device) for w in weights]
+        out = op(positions.to(device), q, k, v, angles.to(device), *views, slots.to(device), *moved, 1e-6)
+        found.append((out, cache))
+    for mine, want in zip(*found, strict=True):
+        near(mine, want)
 
 
 def test_triton_serves_every_op_on_cuda() -> None:

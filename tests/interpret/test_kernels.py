@@ -11,15 +11,15 @@ from kvasir.ops.reference import activation, kv_write, norm, rope
 from kvasir.ops.reference import rope_and_cache as rope_and_cache_reference
 from kvasir.ops.reference import step_inputs as step_inputs_reference
 from kvasir.ops.step_inputs import SlotTables, StepInputs
+from kvasir.ops.triton import step_inputs
 from kvasir.ops.triton.activation import silu_and_mul
 from kvasir.ops.triton.kv_write import reshape_and_cache
 from kvasir.ops.triton.norm import add_rms_norm, rms_norm
-from kvasir.ops.triton import step_inputs
 from kvasir.ops.triton.rope import apply_rope
 from kvasir.ops.triton.rope_and_cache import rope_and_cache
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 3e-2}
 
 
 def near(got: torch.Tensor, want: torch.Tensor) -> None:
@@ -91,7 +91,7 @@ def test_rope_and_cache(
     q, k, v = packed.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
     angles, positions = torch.rand(50, rot_dim) * 2 - 1, torch.randint(0, 50, (4,))
     slots = torch.tensor([33, -1, 0, 17])
-    weights = [torch.randn(head_size).to(dtype) if with_norm else None for _ in range(2)]
+    weights = [(torch.rand(head_size) + 0.5).to(dtype) if with_norm else None for _ in range(2)]
     found = []
     for op in (rope_and_cache, rope_and_cache_reference.rope_and_cache):
         cache = torch.zeros(4, 2, num_kv_heads, 16, head_size, dtype=dtype)

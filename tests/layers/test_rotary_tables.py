@@ -54,7 +54,7 @@ def test_partial_rotation_passes_the_rest_through(seed: int) -> None:
     rope = parse_rope({"rope_theta": 100.0, "partial_rotary_factor": 0.5}, 64, "config.json")
     rotary = RotaryEmbedding(rope, 16, 64, torch.device("cpu"))
     q, k = torch.randn(5, 4, 16, generator=generator), torch.randn(5, 2, 16, generator=generator)
-    turned_q, turned_k = rotary(torch.arange(3, 8), q, k)
+    turned_q, turned_k = rotary(torch.arange(3, 8))(q, k)
     assert torch.equal(turned_q[..., 8:], q[..., 8:]) and torch.equal(turned_k[..., 8:], k[..., 8:])
     assert not torch.allclose(turned_q[..., :8], q[..., :8])
     torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1))  # a rotation keeps lengths

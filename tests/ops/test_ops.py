@@ -141,7 +141,7 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of K"):
         cache = torch.zeros(2, 4, 2, 8)
         lens = torch.zeros(2, dtype=torch.int32)
-        ops.paged_attention(torch.randn(1, 3, 8), cache, cache, lens, lens[:1], lens[None], 1.0)
+        ops.paged_attention(torch.randn(1, 3, 8), cache, cache, lens, lens[:1], lens[None], lens[:1], 1.0)
 
 
 def test_every_op_has_a_decision_and_a_reason_on_every_platform() -> None:

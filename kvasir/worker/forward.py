@@ -1,0 +1,245 @@
+"""From a step's layout to hidden states (and, where every row decodes, logits), by replay where the shape was captured.
+
+Two passes do the same work for different batches:
+
+- `RaggedPass`: any batch. The host says which tokens; lengths may differ.
+- `DecodePass`: every row computes its newest token. All it needs is in the slots' state, so that the host sends nothing
+  but the list of slots, and that only when it changed.
+
+Each is called twice a step: `stage` hands what the host knows to the step's one upload, `run` launches kernels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kvasir.attention.backend import AttentionBatch, MetadataBuilder
+from kvasir.attention.forward_context import ForwardContext, forward_context
+from kvasir.compilation import BatchDescriptor, CudagraphDispatcher, CudagraphMode, CUDAGraphWrapper
+from kvasir.models.interface import TextModel
+from kvasir.ops import StepInputs, decode_inputs, ragged_inputs
+from kvasir.sampling.uploads import Uploads
+from kvasir.worker.inputs import InputBatch, StepLayout
+from kvasir.worker.states import RequestStates
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a pass has launched.
+
+    Attributes:
+        hidden: [T, E].
+        logits: [R, V] where the pass makes them, since all rows sample; None: they are still to be made.
+        graph_size: rows or tokens of the captured step that served it, 0 if none did.
+    """
+
+    batch: InputBatch
+    hidden: torch.Tensor
+    logits: torch.Tensor | None = None
+    graph_size: int = 0
+
+
+@dataclass(frozen=True)
+class PassParts:
+    """What both passes work with. `max_tokens`: tokens of the largest step."""
+
+    model: TextModel
+    states: RequestStates
+    builder: MetadataBuilder
+    kv_caches: list[torch.Tensor]
+    uploads: Uploads
+    dispatcher: CudagraphDispatcher
+    max_tokens: int
+
+    def forward(self, attention: AttentionBatch, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """-> hidden [T, E]."""
+        with forward_context(ForwardContext(self.builder.build(attention), self.kv_caches)):
+            return self.model.forward(input_ids, positions)
+
+    def new_inputs(self, num_tokens: int, num_rows: int) -> StepInputs:
+        tokens = torch.zeros(3, num_tokens, dtype=torch.int64, device=self.uploads.device)
+        return StepInputs(*tokens, torch.zeros(num_rows, dtype=torch.int32, device=self.uploads.device))
+
+    def picked(self, layout: StepLayout, uniform_decode: bool) -> int:
+        """Size of the graph for this batch, 0 if none is."""
+        mode, size = self.dispatcher.pick(BatchDescriptor(layout.num_tokens, layout.num_rows, uniform_decode))
+        return size if mode is CudagraphMode.FULL else 0
+
+
+class DecodePass:
+    """Rows of one token each, which all sample. Graph keys are numbers of rows; rows beyond the batch's are spare."""
+
+    def __init__(self, parts: PassParts, pool: object | None):
+        self._parts = parts
+        device, rows = parts.uploads.device, parts.states.spare
+        self.slots = torch.full((rows,), parts.states.spare, dtype=torch.int64, device=device)
+        self._starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
+        self._indices = torch.arange(rows, device=device)
+        self.inputs = parts.new_inputs(rows, rows)
+        self.graphs = CUDAGraphWrapper(self._launch, pool)
+        self._layout: StepLayout | None = None
+        self._size = 0
+        self._staged: tuple[int, list[int]] = (0, [])  # what `slots` will hold: rows, and those that are real
+
+    def stage(self, layout: StepLayout) -> None:
+        size = self._parts.picked(layout, uniform_decode=True)
+        self._layout, self._size = layout, size
+        rows = size or layout.num_rows
+        if self._staged == (rows, layout.host_slots):
+            return
+        self._staged = rows, layout.host_slots
+        padded = np.full(rows, self._parts.states.spare, dtype=np.int64)
+        padded[: layout.num_rows] = layout.slots
+        self._parts.uploads.put(padded, lambda words: self.slots[:rows].copy_(words))
+
+    def forget(self) -> None:
+        """All rows are padding from here on."""
+        self.slots.fill_(self._parts.states.spare)
+        self._staged = 0, []
+
+    def run(self) -> Forward:
+        layout = self._layout
+        assert layout is not None
+        rows = layout.num_rows
+        hidden, logits = self.graphs(self._size or rows)
+        slots, inputs = self.slots[:rows], self.inputs
+        batch = InputBatch(
+            layout, slots, inputs.input_ids[:rows], inputs.positions[:rows], slots, self._indices[:rows],
+            self._attention(rows, layout),
+        )  # fmt: skip
+        return Forward(batch, hidden[:rows], logits[:rows], self._size)
+
+    def _launch(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = self._inputs(rows)
+        decode_inputs(self.slots[:rows], self._parts.states.tables, inputs)
+        hidden = self._parts.forward(self._attention(rows), inputs.input_ids, inputs.positions)
+        return hidden, self._parts.model.compute_logits(hidden)
+
+    def _inputs(self, rows: int) -> StepInputs:
+        i = self.inputs
+        return StepInputs(i.input_ids[:rows], i.positions[:rows], i.slot_mapping[:rows], i.seq_lens[:rows])
+
+    def _attention(self, rows: int, layout: StepLayout | None = None) -> AttentionBatch:
+        states = self._parts.states
+        return AttentionBatch(
+            query_start_loc=self._starts[: rows + 1],
+            seq_lens=self.inputs.seq_lens[:rows],
+            block_table=states.tables.block_table,
+            table_rows=self.slots[:rows],
+            slot_mapping=self.inputs.slot_mapping[:rows],
+            num_reqs=rows,
+            num_tokens=rows,
+            num_decodes=rows,
+            max_query_len=1,
+            max_seq_len=states.max_blocks * states.tables.block_size,
+            query_lens=[1] * rows if layout else [],
+            context_lens=layout.context.tolist() if layout else [],
+        )
+
+
+class RaggedPass:
+    """Any batch. Graph keys are numbers of tokens; all graphs have the same number of rows."""
+
+    def __init__(self, parts: PassParts, pool: object | None):
+        self._parts = parts
+        device = parts.uploads.device
+        self._graph_rows = parts.dispatcher.max_mixed_reqs
+        self._inputs = parts.new_inputs(parts.max_tokens, max(parts.states.spare, self._graph_rows))
+        tokens = max(parts.dispatcher.mixed_sizes, default=0)
+        self._slots = torch.full((self._graph_rows,), parts.states.spare, dtype=torch.int64, device=device)
+        self._starts = torch.zeros(self._graph_rows + 1, dtype=torch.int32, device=device)
+        self._host_ids = torch.zeros(tokens, dtype=torch.int64, device=device)
+        self.graphs = CUDAGraphWrapper(self._launch_padded, pool)
+        self._layout: StepLayout | None = None
+        self._size = 0
+        self._words: list[torch.Tensor] = []  # as uploaded: slots, starts, ids, sample slots, sample tokens
+
+    def stage(self, layout: StepLayout) -> None:
+        size = self._parts.picked(layout, uniform_decode=False)
+        self._layout, self._size = layout, size
+        slots, starts, ids = layout.slots, layout.starts, layout.host_ids(self._parts.states)
+        if size:
+            slots = _padded(slots, self._graph_rows, self._parts.states.spare)
+            starts = _padded(starts, self._graph_rows + 1, layout.num_tokens)
+            ids = _padded(ids, size, 0)
+        self._words = []
+        sample_slots, sample_tokens = layout.slots[layout.sample_rows], layout.starts[layout.sample_rows + 1] - 1
+        for values in (slots, starts, ids, sample_slots, sample_tokens):
+            self._parts.uploads.put(values, self._words.append)
+
+    def forget(self) -> None:
+        """All rows are padding from here on."""
+        self._slots.fill_(self._parts.states.spare)
+        self._starts.zero_()
+
+    def run(self) -> Forward:
+        layout = self._layout
+        assert layout is not None
+        slots, starts, ids, sample_slots, sample_tokens = self._words
+        tokens = self._size or layout.num_tokens
+        if self._size:
+            self._slots.copy_(slots)
+            self._starts.copy_(starts)
+            self._host_ids[:tokens].copy_(ids)
+            (hidden,) = self.graphs(tokens)
+            attention = self._attention(self._slots, self._starts, tokens, layout)
+        else:
+            starts = starts.int()
+            attention = self._attention(slots, starts, tokens, layout)
+            hidden = self._launch(slots, starts, ids, attention)
+        real = layout.num_tokens
+        batch = InputBatch(
+            layout, slots[: layout.num_rows], self._inputs.input_ids[:real], self._inputs.positions[:real],
+            sample_slots, sample_tokens, attention,
+        )  # fmt: skip
+        return Forward(batch, hidden[:real], None, self._size)
+
+    def _launch_padded(self, tokens: int) -> tuple[torch.Tensor]:
+        attention = self._attention(self._slots, self._starts, tokens)
+        return (self._launch(self._slots, self._starts, self._host_ids[:tokens], attention),)
+
+    def _launch(
+        self, slots: torch.Tensor, starts: torch.Tensor, ids: torch.Tensor, attention: AttentionBatch
+    ) -> torch.Tensor:
+        tables, i = self._parts.states.tables, self._inputs
+        tokens = ids.shape[0]
+        inputs = StepInputs(i.input_ids[:tokens], i.positions[:tokens], attention.slot_mapping, attention.seq_lens)
+        ragged_inputs(slots, starts, ids, tables, inputs)
+        hidden = self._parts.forward(attention, inputs.input_ids, inputs.positions)  # [T, E]
+        tables.num_computed.index_add_(0, slots, starts.diff().long())
+        return hidden
+
+    def _attention(
+        self, slots: torch.Tensor, starts: torch.Tensor, tokens: int, layout: StepLayout | None = None
+    ) -> AttentionBatch:
+        states, rows = self._parts.states, slots.shape[0]
+        known = layout is not None and rows == layout.num_rows
+        return AttentionBatch(
+            query_start_loc=starts,
+            seq_lens=self._inputs.seq_lens[:rows],
+            block_table=states.tables.block_table,
+            table_rows=slots,
+            slot_mapping=self._inputs.slot_mapping[:tokens],
+            num_reqs=rows,
+            num_tokens=tokens,
+            num_decodes=layout.num_decodes if layout and known else None,
+            max_query_len=int(layout.lens.max()) if layout else tokens,
+            max_seq_len=int((layout.context + layout.lens).max())
+            if layout
+            else states.max_blocks * states.tables.block_size,
+            query_lens=layout.lens.tolist() if layout else [],
+            context_lens=layout.context.tolist() if layout else [],
+        )
+
+
+def _padded(values: np.ndarray, length: int, filler: int) -> np.ndarray:
+    padded = np.full(length, filler, dtype=np.int64)
+    padded[: len(values)] = values
+    return padded
+
+
+def capture_order(*sizes: Sequence[int]) -> list[int]:
+    """Largest first: later captures fit into the memory of the earlier ones."""
+    return sorted((size for group in sizes for size in group), reverse=True)

@@ -1,0 +1,74 @@
+"""The captured steps of a worker: forward passes of the usual sizes, and the sampling that follows them.
+
+A decode step is two replays: inputs + forward + logits, then choice + append. Between the two there is room for what
+needs the host (a grammar's mask, a processor), and a step with such rows samples in the open instead.
+"""
+
+import time
+from typing import Any
+
+import torch
+
+from kvasir.compilation import CUDAGraphWrapper
+from kvasir.logger import get_logger
+from kvasir.sampling import SampledTokens, Sampler
+from kvasir.worker.forward import DecodePass, Forward, RaggedPass, capture_order
+from kvasir.worker.states import RequestStates
+
+logger = get_logger(__name__)
+
+
+class StepGraphs:
+    """Keys of the sampling graphs: (rows, whether some slot may have a top-k, top-p or min-p)."""
+
+    def __init__(
+        self, states: RequestStates, sampler: Sampler, decode: DecodePass, ragged: RaggedPass, pool: object | None
+    ):
+        self._states = states
+        self._sampler = sampler
+        self._decode = decode
+        self._ragged = ragged
+        self._logits: dict[int, torch.Tensor] = {}  # by rows, where the forward graph leaves them
+        self._sampling = CUDAGraphWrapper(self._choose, pool)
+
+    @torch.inference_mode()
+    def capture(self, decode_sizes: list[int], mixed_sizes: list[int]) -> None:
+        """Captures all sizes, largest first. The rows of all are padding, so that nothing is written anywhere."""
+        started = time.perf_counter()
+        self._decode.forget()
+        self._ragged.forget()
+        for tokens in capture_order(mixed_sizes):
+            _capture(self._ragged.graphs, tokens)
+        for rows in capture_order(decode_sizes):
+            _capture(self._decode.graphs, rows)
+            self._logits[rows] = self._decode.graphs.outputs(rows)[1]
+            for limited in (False, True):
+                _capture(self._sampling, (rows, limited))
+        logger.info(
+            "captured %d decode and %d mixed graphs in %.2f s",
+            len(decode_sizes),
+            len(mixed_sizes),
+            time.perf_counter() - started,
+        )
+
+    def may_sample(self, forward: Forward) -> bool:
+        """Whether the step's forward pass was a captured one and its rows need nothing but the choice of a token."""
+        return forward.graph_size in self._logits and not self._sampler.state.needs_host
+
+    def sample(self, forward: Forward) -> SampledTokens:
+        token_ids, failed = self._sampling((forward.graph_size, bool(self._sampler.state.limited)))
+        rows = forward.batch.layout.num_rows
+        return SampledTokens(token_ids[:rows], failed[:rows])
+
+    def _choose(self, key: tuple[int, bool]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, limited = key
+        slots, positions = self._decode.slots[:rows], self._decode.inputs.positions[:rows] + 1
+        token_ids, failed = self._sampler.choose(self._logits[rows], slots, positions, limited)
+        self._states.tables.last_token.index_copy_(0, slots, token_ids)
+        return token_ids, failed
+
+
+def _capture(graphs: CUDAGraphWrapper, key: Any) -> None:
+    """Runs once in the open first: libraries load what they need for this size, which a capture may not do."""
+    graphs(key)
+    graphs.capture(key)
