@@ -13,6 +13,8 @@ import argparse
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import statistics
 from collections.abc import Callable
 
@@ -20,6 +22,7 @@ import torch
 import torch.nn.functional as F
 import triton
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from triton.runtime.jit import JITFunction
 
 from kvasir.ops.triton import paged_attention as launch
 from kvasir.ops.triton.kv_write import reshape_and_cache
@@ -27,6 +30,12 @@ from kvasir.ops.triton.norm import add_rms_norm
 from kvasir.ops.triton.rope import apply_rope
 
 HEADS = [(16, 8, 128), (32, 8, 128)]
+DECODE_CONFIGS = [
+    launch.DecodeConfig(n, w, s) for n, w, s in itertools.product((32, 64, 128), (2, 4, 8), (2, 3, 4)) if n * w < 1024
+]
+PREFILL_CONFIGS = list(itertools.starmap(
+    launch.PrefillConfig, itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
+))
 DECODE = [(32, 640), (256, 576), (16, 16000), (1, 2000)]
 BYTES_PER_GRAPH = 2 << 30
 BLOCK_SIZE = 16
@@ -59,8 +68,10 @@ def graph_of(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
         run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.stream(side):  # without torch.cuda.graph's collection of garbage, which takes longer than the rest
+        graph.capture_begin()
         run()
+        graph.capture_end()
     return graph
 
 
@@ -92,6 +103,9 @@ class Caches:
                 self.layers.append((cache[:, 0], cache[:, 1]))
         self.table = torch.randperm(num_blocks, device="cuda").int().view(rows, per_row)
         self.seq_lens = torch.full((rows,), tokens, dtype=torch.int32, device="cuda")
+        order = torch.arange(rows, device="cuda")
+        starts = torch.arange(rows + 1, device="cuda", dtype=torch.int32)
+        self.rows = launch.Rows(starts, self.seq_lens, self.table, order)
         self.read_bytes = rows * tokens * num_kv_heads * head_size * 2 * 2  # one layer
 
 
@@ -107,8 +121,7 @@ def decode_once(
     def run() -> None:
         for (key_cache, value_cache), output in zip(caches.layers, outputs, strict=True):
             common = launch._common_arguments(query, key_cache, query.shape[2] ** -0.5, None, None)
-            launch._decode(query, key_cache, value_cache, caches.seq_lens, caches.table, output, query.shape[0],
-                           common, config, plan)
+            launch._decode(query, key_cache, value_cache, caches.rows, output, query.shape[0], common, config, plan)
 
     graph = graph_of(run)
     return seconds(graph.replay) / len(caches.layers), outputs[0]
@@ -122,8 +135,7 @@ def decode(rate: float, sweep: bool, layout: str) -> None:
         default = (launch.decode_config(head_size, torch.bfloat16), launch.split_plan(rows, num_kv_heads, processors))
         candidates = [default]
         if sweep:
-            configs = [launch.DecodeConfig(n, w, s) for n, w, s in itertools.product((32, 64, 128), (2, 4, 8), (2, 3, 4))]
-            candidates += [(config, default[1]) for config in configs if config != default[0]]
+            candidates += [(config, default[1]) for config in DECODE_CONFIGS if config != default[0]]
             plans = [launch.SplitPlan(s, m) for s, m in itertools.product((1, 2, 4, 8, 16, 32), (128, 256, 512, 2048))]
             candidates += [(default[0], plan) for plan in plans if plan != default[1]]
         first = None
@@ -157,7 +169,8 @@ def prefill_once(
     common = launch._common_arguments(query, key_cache, query.shape[2] ** -0.5, None, None)
 
     def run() -> None:
-        launch._prefill(query, key_cache, value_cache, starts, seq_lens, table, output, 0, common, config)
+        rows = launch.Rows(starts, seq_lens, table, torch.zeros(1, dtype=torch.int64, device="cuda"))
+        launch._prefill(query, key_cache, value_cache, rows, output, 0, common, config)
 
     return seconds(run), output
 
@@ -174,8 +187,7 @@ def prefill(sweep: bool, tokens: int = 8192) -> None:
             default = launch.prefill_config(head_size, torch.bfloat16)
             candidates = [default]
             if sweep and context == 0:
-                others = itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
-                candidates += [c for c in itertools.starmap(launch.PrefillConfig, others) if c != default]
+                candidates += [c for c in PREFILL_CONFIGS if c != default]
             first = None
             for config in candidates:
                 fields = {"what": "prefill", **shape, "context": context, "default": config == default,
@@ -230,6 +242,38 @@ def small() -> None:
             show(what=name, tokens=tokens, us=seconds(graph.replay) / 64 * 1e6)
 
 
+def compile_some(part: int, parts: int, only: str | None) -> None:
+    """Fills Triton's disk cache with a share of the sweep's variants, in a process of its own; launches nothing."""
+    run = JITFunction.run
+    JITFunction.run = lambda self, *a, grid, warmup, **o: run(self, *a, grid=grid, warmup=True, **o)
+    jobs = [("decode", h, c) for h in HEADS for c in DECODE_CONFIGS if only in (None, "decode")]
+    jobs += [("prefill", h, c) for h in HEADS for c in PREFILL_CONFIGS if only in (None, "prefill")]
+    for kind, (num_heads, num_kv_heads, head_size), config in jobs[part::parts]:
+        query = torch.empty(16, num_heads, head_size, device="cuda", dtype=torch.bfloat16)
+        cache = torch.empty(1, 2, num_kv_heads, BLOCK_SIZE, head_size, device="cuda", dtype=torch.bfloat16)
+        views = cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)
+        numbers = torch.zeros(32, dtype=torch.int32, device="cuda")
+        rows = launch.Rows(numbers, numbers[:16], numbers[None], numbers.long())
+        common = launch._common_arguments(query, views[0], head_size**-0.5, None, None)
+        try:
+            if kind == "decode":
+                launch._decode(query, *views, rows, query, 16, common, config, launch.SplitPlan(4, 64))
+            else:
+                launch._prefill(query, *views, rows, query, 0, common, config)
+        except REFUSALS:
+            pass  # the sweep will say so
+
+
+def compile_all(only: str | None) -> None:
+    parts = max(1, (os.cpu_count() or 2) - 1)
+    spawn = multiprocessing.get_context("spawn")
+    jobs = [spawn.Process(target=compile_some, args=(part, parts, only)) for part in range(parts)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["decode", "prefill", "small"])
@@ -237,6 +281,8 @@ def main() -> None:
     parser.add_argument("--layout", choices=["head", "token"], default="head", help="of the cache, for decode")
     args = parser.parse_args()
     torch.manual_seed(0)
+    if args.sweep:
+        compile_all(args.only)
     rate = read_bandwidth()
     if args.only in (None, "decode"):
         decode(rate, args.sweep, args.layout)

@@ -1,14 +1,19 @@
 """Every Triton kernel compiles for sm_90 in the variants that models use, fits the card, and uses its tensor cores."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from kvasir.attention.triton import TritonBackend
+from kvasir.ops.step_inputs import SlotTables, StepInputs
+from kvasir.ops.triton import step_inputs
 from kvasir.ops.triton.activation import silu_and_mul
 from kvasir.ops.triton.norm import add_rms_norm, rms_norm
 from kvasir.ops.triton.rope import apply_rope
+from kvasir.ops.triton.rope_and_cache import rope_and_cache
+from kvasir.ops.triton.skinny_linear import SkinnyConfig, skinny_linear
 from tests.aot.conftest import MAX_SHARED_BYTES
 from tests.attention.ragged import Shape, make_step
 
@@ -52,6 +57,17 @@ def test_attention_in_sixteen_bits(compiled, tmp_path: Path, shape: Shape, windo
         assert "cp.async.cg" in kernels[name].ptx, f"{name}: 16-byte copies that run ahead"
 
 
+def test_a_step_whose_rows_only_the_device_knows(compiled, tmp_path: Path):
+    step = make_step(LENS, Shape(16, 8, 128, 16), torch.bfloat16, 0)
+    cache = torch.zeros(TritonBackend.kv_cache_shape(step.num_blocks, 16, 8, 128), dtype=torch.bfloat16)
+    batch = dataclasses.replace(step.batch, num_decodes=None)
+    TritonBackend.make_impl(16, 128, 0.1, 8).forward(
+        step.query, step.new(step.keys), step.new(step.values), cache, batch
+    )
+    assert {"decode_kernel", "prefill_kernel"} < {kernel.name for kernel in compiled()}
+    assert all(kernel.spill_bytes(tmp_path) <= MAX_SPILL_BYTES for kernel in compiled())
+
+
 def test_attention_in_float16(compiled):
     assert "wgmma.mma_async" in launch(compiled, Shape(16, 8, 128, 16), torch.float16)["prefill_kernel"].ptx
 
@@ -90,3 +106,37 @@ def test_small_kernels(compiled, tmp_path: Path, size: int):
     for kernel in compiled():
         assert kernel.spill_bytes(tmp_path) == 0, kernel.name
         assert "ld.global.v4" in kernel.ptx or size < 1024, f"{kernel.name}: wide loads"
+
+
+@pytest.mark.parametrize("rows", [1, 32])
+def test_skinny_linear(compiled, tmp_path: Path, rows: int):
+    x, weight = torch.zeros(rows, 1024, dtype=torch.bfloat16), torch.zeros(4096, 1024, dtype=torch.bfloat16)
+    skinny_linear(x, weight, None, SkinnyConfig(64, 128, 2, 4, 4))
+    (kernel,) = compiled()
+    assert "wgmma.mma_async" in kernel.ptx and "cp.async.cg" in kernel.ptx
+    assert kernel.spill_bytes(tmp_path) == 0 and kernel.shared_bytes <= MAX_SHARED_BYTES
+
+
+def test_step_inputs_in_any_batch_compile_once(compiled):
+    tables = SlotTables(torch.zeros(9).long(), torch.zeros(9).long(), torch.zeros(9, 8, dtype=torch.int32), 16)
+    for rows in (1, 2, 16, 300):
+        out = StepInputs(*(torch.zeros(rows).long() for _ in range(3)), torch.zeros(rows, dtype=torch.int32))
+        step_inputs.decode_inputs(torch.zeros(rows).long(), tables, out)
+        step_inputs.ragged_inputs(
+            torch.zeros(rows).long(), torch.zeros(rows + 1, dtype=torch.int32), torch.zeros(rows).long(), tables, out
+        )
+    for name in ("_decode_inputs_kernel", "_ragged_inputs_kernel"):
+        assert len({id(k.kernel) for k in compiled() if k.name == name}) == 1, name
+
+
+def test_rope_and_cache(compiled, tmp_path: Path):
+    packed = torch.zeros(3, 32, 128, dtype=torch.bfloat16)
+    cache = torch.zeros(4, 2, 8, 16, 128, dtype=torch.bfloat16)
+    views = cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)
+    q, k, v = packed.split([16, 8, 8], dim=1)
+    weight = torch.zeros(128, dtype=torch.bfloat16)
+    rope_and_cache(
+        torch.zeros(3).long(), q, k, v, torch.zeros(9, 128), *views, torch.zeros(3).long(), weight, weight, 1e-6
+    )
+    (kernel,) = compiled()
+    assert kernel.spill_bytes(tmp_path) == 0 and "ld.global.v4" in kernel.ptx

@@ -78,3 +78,36 @@ def test_many_mixed_requests_end_and_repeat() -> None:
         with engine("qwen3", async_scheduling=loop, **options) as llm:
             answers.append([o.outputs[0].token_ids for o in llm.generate(prompts, params, use_tqdm=False)])
     assert answers[0] == answers[1]
+
+
+def test_captured_steps_change_no_answer() -> None:
+    """Decode steps, mixed steps, limits, processors and log-probabilities: replayed or launched one by one."""
+    lengths = torch.randint(1, 90, (60,), generator=torch.Generator().manual_seed(2)).tolist()
+    prompts = random_prompts(25, lengths)
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0.0}, {"temperature": 0.9}, {"top_k": 5}, {"top_p": 0.7}, {"logprobs": 2}, {"presence_penalty": 0.5},
+    ]  # fmt: skip
+    params = [
+        SamplingParams(**{"seed": i, "max_tokens": 4 + i % 20, "ignore_eos": True, **kinds[i % len(kinds)]})
+        for i in range(len(prompts))
+    ]
+    options = dict(device="cuda", max_num_seqs=24, num_gpu_blocks_override=100, max_model_len=256)
+    answers = {}
+    for mode in ("none", "full_decode_only", "full"):
+        with engine("qwen3", cudagraph_mode=mode, **options) as llm:
+            answers[mode] = [o.outputs[0].token_ids for o in llm.generate(prompts, params, use_tqdm=False)]
+    assert answers["full_decode_only"] == answers["none"]
+    assert answers["full"] == answers["none"]
+
+
+def test_the_bundled_model_answers_on_the_card_as_on_the_cpu() -> None:
+    chats = [
+        [{"role": "user", "content": text}]
+        for text in ("What is 12 + 345?", "Reverse the word lantern.", "Convert 5 km to m.")
+    ]
+    params = SamplingParams(temperature=0.0, max_tokens=40)
+    found = []
+    for device in ("cpu", "cuda"):
+        with engine("kvasir-demo", device=device) as llm:
+            found.append([o.outputs[0].text for o in llm.chat(chats, params, use_tqdm=False)])
+    assert found[0] == found[1]

@@ -1,5 +1,7 @@
 """Paged attention, interpreted, against the float64 oracle. Unused cache slots hold NaN throughout."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -31,6 +33,16 @@ def check(step: Step, window: int | None = None, cap: float | None = None) -> No
 @pytest.mark.parametrize("kind", ["decode", "prefill", "chunk", "mixed"])
 def test_ragged_steps(kind: str, window: int | None) -> None:
     check(make_step(random_lens(kind, 3, longest=60), Shape(), torch.float32, 3), window)
+
+
+@pytest.mark.parametrize("lens", [[(9, 1), (130, 1), (3, 5), (0, 7)], [(0, 7)], [(200, 1), (0, 0)]])
+def test_rows_that_only_the_device_knows(lens: list[tuple[int, int]]) -> None:
+    """A captured step: decode and prefill kernels both see all rows, and each takes its own."""
+    step = make_step(lens, Shape(), torch.float32, 7, padded_tokens=2)
+    want = expected(step, 0.2)
+    step = dataclasses.replace(step, batch=dataclasses.replace(step.batch, num_decodes=None))
+    got = run_backend(TritonBackend, step, 0.2)
+    torch.testing.assert_close(got.double(), want, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("window", [None, 40])

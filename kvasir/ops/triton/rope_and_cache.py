@@ -61,10 +61,10 @@ def _rope_and_cache_kernel(
     heads = tl.arange(0, HEADS)[:, None]
     if part < q_parts + k_parts:
         half: tl.constexpr = ROT // 2
-        lane = tl.arange(0, HALF_PAD)
+        pair = tl.arange(0, HALF_PAD)
         angles = cos_sin_ptr + tl.load(positions_ptr + token).to(tl.int64) * ROT
-        cos = tl.load(angles + lane, mask=lane < half, other=0.0)[None, :]
-        sin = tl.load(angles + half + lane, mask=lane < half, other=0.0)[None, :]
+        cos = tl.load(angles + pair, mask=pair < half, other=0.0)[None, :]
+        sin = tl.load(angles + half + pair, mask=pair < half, other=0.0)[None, :]
         if part < q_parts:
             heads += part * HEADS
             source = query_ptr + token * query_stride_token + heads * query_stride_head
