@@ -85,7 +85,8 @@ def test_captured_steps_change_no_answer() -> None:
     lengths = torch.randint(1, 90, (60,), generator=torch.Generator().manual_seed(2)).tolist()
     prompts = random_prompts(25, lengths)
     kinds: list[dict[str, Any]] = [
-        {"temperature": 0.0}, {"temperature": 0.9}, {"top_k": 5}, {"top_p": 0.7}, {"logprobs": 2}, {"presence_penalty": 0.5},
+        {"temperature": 0.0}, {"temperature": 0.9}, {"top_k": 5},
+        {"top_p": 0.7}, {"logprobs": 2}, {"presence_penalty": 0.5},
     ]  # fmt: skip
     params = [
         SamplingParams(**{"seed": i, "max_tokens": 4 + i % 20, "ignore_eos": True, **kinds[i % len(kinds)]})
