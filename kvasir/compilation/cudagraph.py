@@ -34,8 +34,12 @@ class CUDAGraphWrapper:
     def __contains__(self, key: Any) -> bool:
         return key in self._graphs
 
-    def capture(self, key: Any) -> None:
-        """Nothing runs on the device; the current stream must not be the default one."""
+    def capture(self, key: Any) -> Outputs:
+        """Nothing runs on the device; the current stream must not be the default one.
+
+        What it returns holds the outputs' memory. Keep it while graphs are captured that are to run between a replay of
+        this one and the last use of its outputs: without it their own memory may be the same.
+        """
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
@@ -43,6 +47,7 @@ class CUDAGraphWrapper:
         finally:
             graph.capture_end()
         self._graphs[key] = graph, tuple(alias(tensor) for tensor in outputs)
+        return outputs
 
     def outputs(self, key: Any) -> Outputs:
         """What replays of a captured key fill."""

@@ -54,9 +54,10 @@ _ALIGNMENT = 2
 
 
 def to_device(values: Sequence[int] | np.ndarray, device: torch.device) -> torch.Tensor:
-    """[n] int64 on the device, without waiting for it."""
+    """int64 on the device, of the shape of `values`, without waiting for it."""
+    host = np.array(values, dtype=np.int64)  # an own copy: the caller may change its
     if device.type != "cuda":
-        return torch.from_numpy(np.array(values, dtype=np.int64)).to(device)  # an own copy: the caller may change its
-    pinned = torch.empty(len(values), dtype=torch.int64, pin_memory=True)
-    pinned.numpy()[:] = values
+        return torch.from_numpy(host).to(device)
+    pinned = torch.empty(host.shape, dtype=torch.int64, pin_memory=True)
+    pinned.numpy()[...] = host
     return pinned.to(device, non_blocking=True)

@@ -40,10 +40,11 @@ class StepGraphs:
         for tokens in capture_order(mixed_sizes):
             _capture(self._ragged.graphs, tokens)
         for rows in capture_order(decode_sizes):
-            _capture(self._decode.graphs, rows)
+            held = _capture(self._decode.graphs, rows)  # sampling reads the logits: its memory must be elsewhere
             self._logits[rows] = self._decode.graphs.outputs(rows)[1]
             for limited in (False, True):
                 _capture(self._sampling, (rows, limited))
+            del held
         logger.info(
             "captured %d decode and %d mixed graphs in %.2f s",
             len(decode_sizes),
@@ -68,7 +69,7 @@ class StepGraphs:
         return token_ids, failed
 
 
-def _capture(graphs: CUDAGraphWrapper, key: Any) -> None:
+def _capture(graphs: CUDAGraphWrapper, key: Any) -> tuple[torch.Tensor, ...]:
     """Runs once in the open first: libraries load what they need for this size, which a capture may not do."""
     graphs(key)
-    graphs.capture(key)
+    return graphs.capture(key)

@@ -82,7 +82,7 @@ def test_many_mixed_requests_end_and_repeat() -> None:
 
 def test_captured_steps_change_no_answer() -> None:
     """Decode steps, mixed steps, limits, processors and log-probabilities: replayed or launched one by one."""
-    lengths = torch.randint(1, 90, (60,), generator=torch.Generator().manual_seed(2)).tolist()
+    lengths = torch.randint(1, 90, (240,), generator=torch.Generator().manual_seed(2)).tolist()
     prompts = random_prompts(25, lengths)
     kinds: list[dict[str, Any]] = [
         {"temperature": 0.0}, {"temperature": 0.9}, {"top_k": 5},
@@ -97,6 +97,9 @@ def test_captured_steps_change_no_answer() -> None:
     for mode in ("none", "full_decode_only", "full"):
         with engine("qwen3", cudagraph_mode=mode, **options) as llm:
             answers[mode] = [o.outputs[0].token_ids for o in llm.generate(prompts, params, use_tqdm=False)]
+    with engine("qwen3", device="cpu", max_num_seqs=24) as llm:
+        answers["cpu"] = [o.outputs[0].token_ids for o in llm.generate(prompts, params, use_tqdm=False)]
+    assert answers["none"] == answers["cpu"]
     assert answers["full_decode_only"] == answers["none"]
     assert answers["full"] == answers["none"]
 
