@@ -43,6 +43,9 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
             JsonRoute(ChatCompletionRequest, tokens.render_chat, settings),
             methods=["POST"],
         ),
+        Route(
+            "/v1/completions/render", JsonRoute(CompletionRequest, tokens.render_completion, settings), methods=["POST"]
+        ),
         Route("/tokenize", JsonRoute(TokenizeRequest, tokens.tokenize, settings), methods=["POST"]),
         Route("/detokenize", JsonRoute(DetokenizeRequest, tokens.detokenize, settings), methods=["POST"]),
         Route("/v1/models", system.models),

@@ -57,6 +57,8 @@ class CallDelta(msgspec.Struct):
 class Delta(msgspec.Struct):
     """What one choice gained. Adding up the deltas of a choice gives the choice.
 
+    Inside a delta reasoning comes first, then text, then calls; what comes in another order is said in more deltas.
+
     Attributes:
         index: of the choice, over all prompts.
         offset: characters of token text before this delta (for completions' text_offset).
@@ -111,7 +113,8 @@ class _Choice:
 class DeltaStream:
     """Runs the jobs of one HTTP request and yields the deltas of each engine output as a list.
 
-    `structure` may divide a delta's text into reasoning, content and calls before anybody sees it.
+    `structure` may divide a delta's text into reasoning, content and calls before anybody sees it; where their order
+    asks for that, into several deltas.
 
     Pull-based: while the client does not read, the engine is not asked, and it merges what it has meanwhile.
     Closing it closes the engine's generators, which frees the requests' blocks.
@@ -124,7 +127,7 @@ class DeltaStream:
         n: int,
         token_text: TokenText,
         metrics: Metrics | None = None,
-        structure: Callable[[Delta], None] | None = None,
+        structure: Callable[[Delta], list[Delta]] | None = None,
     ):
         self._engine = engine
         self._jobs = jobs
@@ -153,12 +156,13 @@ class DeltaStream:
                     self._count_prompt(output)
                 self._prompt_logprobs[i] = self._prompt_logprobs[i] or output.prompt_logprobs
                 observers[i].on_output(output, self._n)
-                yield [
-                    delta
-                    for out in output.outputs
-                    if not (choice := self._choices[i * self._n + out.index]).finished
-                    for delta in (self._delta(self._jobs[i], i * self._n + out.index, choice, out, output),)
-                ]
+                deltas: list[Delta] = []
+                for out in output.outputs:
+                    index = i * self._n + out.index
+                    if not self._choices[index].finished:
+                        delta = self._delta(self._jobs[i], index, self._choices[index], out, output)
+                        deltas += [delta] if self._structure is None else self._structure(delta)
+                yield deltas
 
     def _generate(self, job: Job) -> AsyncGenerator[RequestOutput]:
         prompt = TokensPrompt(prompt_token_ids=job.prompt_token_ids)
@@ -200,8 +204,6 @@ class DeltaStream:
             raise CapacityError("the request was aborted by the server before it was complete; send it again.")
         if delta.finish_reason == "error":
             raise RequestFailedError("the request failed in the engine.")
-        if self._structure is not None:
-            self._structure(delta)
         return delta
 
     def _echo(self, job: Job, delta: Delta, output: RequestOutput) -> None:

@@ -1,6 +1,6 @@
 """Errors as OpenAI clients read them: `{"error": {message, type, param, code}}` and the right status."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -65,15 +65,29 @@ def error_status(error: BaseException) -> int:
     return error.status if isinstance(error, KvasirError) else 500
 
 
-def error_response(error: BaseException) -> Response:
+class ErrorShape(Protocol):
+    """How an API writes errors that come before an answer."""
+
+    @staticmethod
+    def response(error: BaseException, request_id: str) -> Response:
+        """Status, headers and body."""
+
+
+class OpenAIErrors:
+    @staticmethod
+    def response(error: BaseException, request_id: str) -> Response:
+        return error_response(error)
+
+
+def error_response(error: BaseException, body: dict[str, Any] | None = None) -> Response:
+    """`body` stands in for OpenAI's where another shape is wanted; status and headers are the same for all."""
     headers = {}
     if isinstance(error, CapacityError):
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     if isinstance(error, UnauthorizedError):
         headers["www-authenticate"] = "Bearer"
-    return Response(
-        msgspec.json.encode(error_body(error)), error_status(error), headers=headers, media_type="application/json"
-    )
+    content = msgspec.json.encode(body or error_body(error))
+    return Response(content, error_status(error), headers=headers, media_type="application/json")
 
 
 def log_unexpected(error: BaseException, request_id: str) -> None:

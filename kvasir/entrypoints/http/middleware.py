@@ -26,7 +26,10 @@ def _route(scope: Scope) -> str:
 
 
 class RequestIdMiddleware:
-    """Takes `X-Request-Id` when it is printable and short, makes one otherwise, and sends it back."""
+    """Takes `X-Request-Id` when it is printable and short, makes one otherwise, and sends it back.
+
+    A route may put another one into the scope when the client's header gave none.
+    """
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -36,12 +39,14 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         given = header(scope, b"x-request-id")
-        request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
-        scope["kvasir.request_id"] = request_id.decode("ascii")
+        usable = given is not None and _REQUEST_ID.fullmatch(given) is not None
+        scope["kvasir.request_id_given"] = usable
+        scope["kvasir.request_id"] = given.decode("ascii") if given and usable else uuid.uuid4().hex
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                request_id = (b"x-request-id", scope["kvasir.request_id"].encode("ascii"))
+                message["headers"] = [*message.get("headers", ()), request_id]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

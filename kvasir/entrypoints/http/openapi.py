@@ -20,6 +20,8 @@ _GETS = {
 _POSTS = {
     "/v1/chat/completions": "Chat, streamed or whole.",
     "/v1/completions": "Text completion, streamed or whole.",
+    "/v1/chat/completions/render": "A chat's prompt, its token ids and sampling parameters; the model is not run.",
+    "/v1/completions/render": "The same for the prompts of a text completion.",
     "/tokenize": "Text or messages to token ids.",
     "/detokenize": "Token ids to text.",
 }

@@ -10,6 +10,7 @@ from kvasir.entrypoints.http.body import check_depth
 from kvasir.entrypoints.http.schema import (
     MAX_PROMPT_TOKENS,
     MAX_PROMPTS,
+    ChatCompletionRequest,
     ChatMessage,
     SamplingFields,
     TemplateFields,
@@ -109,7 +110,11 @@ class PromptRenderer:
                 "this server does not take chat templates from requests (--trust-request-chat-template turns that on).",
                 param="chat_template",
             )
-        kwargs = {**self._settings.default_chat_template_kwargs, **(request.chat_template_kwargs or {})}
+        kwargs = {
+            **self._settings.default_chat_template_kwargs,
+            **_effort(request.reasoning_effort),
+            **(request.chat_template_kwargs or {}),
+        }
         taken = {
             "messages",
             "tools",
@@ -155,6 +160,24 @@ class PromptRenderer:
             raise UserError(
                 "the prompt is empty: there is nothing to continue. Send at least one token.", param="prompt"
             )
+
+
+def echoed_text(request: ChatCompletionRequest) -> str:
+    """The message that the answer continues, for chats that want it in front of the answer."""
+    last = request.messages[-1]
+    if not request.continue_final_message or last.role != "assistant":
+        raise UserError("echo needs continue_final_message and an assistant message at the end.", param="echo")
+    if isinstance(last.content, str):
+        return last.content
+    return "\n".join(part if isinstance(part, str) else part.text or "" for part in last.content or ())
+
+
+def _effort(effort: str | None) -> dict[str, Any]:
+    """What templates know of how hard to think: a word, or a switch, which has two names in use."""
+    if effort is None:
+        return {}
+    switches = {"enable_thinking": False, "thinking": False} if effort == "none" else {}
+    return {"reasoning_effort": effort, **switches}
 
 
 async def _off_loop(num_chars: int, fn: Callable[[], R]) -> R:

@@ -21,6 +21,11 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "guided_regex": (_given, _STRUCTURED),
     "guided_choice": (_given, _STRUCTURED),
     "guided_grammar": (_given, _STRUCTURED),
+    "thinking_token_budget": (
+        lambda v: v is not None,
+        "a budget for thoughts is not available; bound the answer with max_tokens, or turn thoughts off with "
+        'reasoning_effort "none".',
+    ),
     "use_beam_search": (_given, "beam search is not available; sample with n and compare logprobs."),
     "logits_processors": (_given, "logits processors cannot be sent over HTTP."),
     "suffix": (_given, "suffix (fill in the middle) is not available."),

@@ -1,4 +1,4 @@
-"""Deltas -> OpenAI JSON. The only place that knows how usage, finish reasons and logprobs are written."""
+"""Deltas -> OpenAI JSON: how usage, finish reasons, logprobs and messages are written."""
 
 from typing import Any, Protocol
 
@@ -153,12 +153,13 @@ class ChatShape:
     chunk_object_name = "chat.completion.chunk"
     id_prefix = "chatcmpl-"
 
-    def __init__(self, role: str, return_token_ids: bool):
+    def __init__(self, role: str, return_token_ids: bool, echo: str = ""):
         self._role = role
         self._return_token_ids = return_token_ids
+        self._echo = echo
 
     def opening(self, index: int) -> ChatChunkChoice:
-        return ChatChunkChoice(index, ChatDelta(role=self._role, content=""))
+        return ChatChunkChoice(index, ChatDelta(role=self._role, content=self._echo))
 
     def chunks(self, delta: Delta) -> list[ChatChunkChoice]:
         """Reasoning, content and calls in chunks of their own, since many clients look at one of them in each."""
@@ -185,7 +186,7 @@ class ChatShape:
     def choice(self, whole: Delta) -> ChatChoice:
         return ChatChoice(
             whole.index,
-            _message(self._role, whole),
+            _message(self._role, self._echo + whole.text, whole),
             _chat_logprobs(whole),
             whole.finish_reason,
             whole.stop_reason,
@@ -234,9 +235,9 @@ class CompletionShape:
         return {}
 
 
-def _message(role: str, whole: Delta) -> ChatMessageOut:
-    message = ChatMessageOut(role, whole.text)
-    if not whole.text and (whole.calls or whole.reasoning):
+def _message(role: str, text: str, whole: Delta) -> ChatMessageOut:
+    message = ChatMessageOut(role, text)
+    if not text and (whole.calls or whole.reasoning):
         message.content = None
     if whole.reasoning:
         message.reasoning = message.reasoning_content = whole.reasoning
@@ -300,38 +301,3 @@ def _prompt_logprobs(entries: list[dict[int, Logprob] | None]) -> PromptLogprobs
         }
         for entry in entries
     ]
-
-
-class ChunkWriter:
-    """Writes `data:` lines of one stream: the constant head is encoded once, only choices and usage per token."""
-
-    def __init__(self, answer_id: str, created: int, model: str, fingerprint: str, shape: Shape):
-        head = msgspec.json.encode(
-            {
-                "id": answer_id,
-                "object": shape.chunk_object_name,
-                "created": created,
-                "model": model,
-                "system_fingerprint": fingerprint,
-            }
-        )
-        self._head = b"data: " + head[:-1] + b',"choices":'
-        self._encoder = msgspec.json.Encoder()
-
-    def line(self, choices: list[Any], usage: UsageBody | None, *, usage_null: bool, extras: dict[str, Any]) -> bytes:
-        parts = [self._head, self._encoder.encode(choices)]
-        if usage is not None:
-            parts += (b',"usage":', self._encoder.encode(usage))
-        elif usage_null:  # OpenAI's sign that a usage chunk will follow
-            parts.append(b',"usage":null')
-        if extras:
-            parts += (b",", self._encoder.encode(extras)[1:-1])
-        parts.append(b"}\n\n")
-        return b"".join(parts)
-
-
-def error_line(body: dict[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(body) + b"\n\n" + DONE
-
-
-DONE = b"data: [DONE]\n\n"

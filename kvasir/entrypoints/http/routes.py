@@ -11,15 +11,22 @@ from starlette.types import Receive, Scope, Send
 
 from kvasir import __version__
 from kvasir.entrypoints.http.body import decode, read_body
-from kvasir.entrypoints.http.errors import ClientGone, error_response, log_unexpected
+from kvasir.entrypoints.http.errors import ClientGone, ErrorShape, OpenAIErrors, error_response, log_unexpected
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.openapi import openapi
-from kvasir.entrypoints.http.params import chat_params
+from kvasir.entrypoints.http.prompts import RenderedPrompt
 from kvasir.entrypoints.http.refusals import check_refusals
-from kvasir.entrypoints.http.schema import ChatCompletionRequest, DetokenizeRequest, TokenizeRequest
+from kvasir.entrypoints.http.schema import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    SamplingFields,
+    TokenizeRequest,
+)
 from kvasir.entrypoints.http.serving import Serving
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.errors import UserError
+from kvasir.messages import SamplingParams
 from kvasir.observability import Metrics
 
 
@@ -28,11 +35,16 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 class JsonRoute:
-    """An ASGI app: body -> struct -> `handle` -> JSON, with errors in OpenAI's shape."""
+    """An ASGI app: body -> struct -> `handle` -> JSON."""
 
     def __init__(
-        self, request_cls: type[msgspec.Struct], handle: Callable[[Any], Awaitable[Any]], settings: ServerSettings
+        self,
+        request_cls: type[msgspec.Struct],
+        handle: Callable[[Any], Awaitable[Any]],
+        settings: ServerSettings,
+        errors: ErrorShape = OpenAIErrors,
     ):
+        self._errors = errors
         self._cls = request_cls
         self._handle = handle
         self._settings = settings
@@ -45,12 +57,12 @@ class JsonRoute:
             return
         except Exception as e:
             log_unexpected(e, scope["kvasir.request_id"])
-            response = error_response(e)
+            response = self._errors.response(e, scope["kvasir.request_id"])
         await response(scope, receive, send)
 
 
 class TokenRoutes:
-    """/tokenize, /detokenize and /v1/chat/completions/render: the tokenizer and the template, without the model."""
+    """/tokenize, /detokenize and the render routes: the tokenizer and the template, without the model."""
 
     def __init__(self, serving: Serving):
         self._serving = serving
@@ -81,17 +93,29 @@ class TokenRoutes:
         return {"prompt": tokenizer.decode(request.tokens, skip_special_tokens=request.skip_special_tokens)}
 
     async def render_chat(self, request: ChatCompletionRequest) -> dict[str, Any]:
-        serving = self._serving
-        model = serving.check_model(request.model)
+        model = self._checked(request)
+        return _rendered(model, request, *await self._serving.render_chat(request))
+
+    async def render_completion(self, request: CompletionRequest) -> list[dict[str, Any]]:
+        model = self._checked(request)
+        rendered = await self._serving.render_completion(request)
+        return [_rendered(model, request, prompt, params) for prompt, params in rendered]
+
+    def _checked(self, request: SamplingFields) -> str:
+        model = self._serving.check_model(request.model)
         check_refusals(request)
-        prompt = await serving.renderer.chat(request.messages, request)
-        params = chat_params(request, len(prompt.token_ids), serving.limits, serving.engine.default_sampling_params)
-        return {
-            "model": model,
-            "prompt": prompt.text,
-            "prompt_token_ids": prompt.token_ids,
-            "sampling_params": params,
-        }
+        return model
+
+
+def _rendered(model: str, request: SamplingFields, prompt: RenderedPrompt, params: SamplingParams) -> dict[str, Any]:
+    return {
+        "model": model,
+        "prompt": prompt.text,
+        "token_ids": prompt.token_ids,
+        "sampling_params": params,
+        "priority": request.priority or 0,
+        "cache_salt": request.cache_salt,
+    }
 
 
 class SystemRoutes:

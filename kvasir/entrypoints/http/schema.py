@@ -62,6 +62,8 @@ class SamplingFields(Struct, kw_only=True):
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
     cache_salt: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    request_id: Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
     user: str | None = None
 
     # Declared to be refused (refusals.py).
@@ -71,6 +73,7 @@ class SamplingFields(Struct, kw_only=True):
     guided_regex: Any = None
     guided_choice: Any = None
     guided_grammar: Any = None
+    thinking_token_budget: int | None = None
     use_beam_search: bool | None = None
     best_of: int | None = None
     logits_processors: Any = None
@@ -132,6 +135,8 @@ class TemplateFields(SamplingFields, kw_only=True):
     continue_final_message: bool | None = None
     chat_template: Annotated[str, Meta(max_length=262_144)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: Annotated[str, Meta(min_length=1, max_length=32)] | None = None
+    include_reasoning: bool | None = None
     documents: Annotated[list[dict[str, Any]], Meta(max_length=1024)] | None = None
 
 
@@ -140,6 +145,7 @@ class ChatCompletionRequest(TemplateFields, kw_only=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    echo: bool | None = None
     functions: Any = None
     function_call: Any = None
     modalities: list[str] | None = None
@@ -163,8 +169,10 @@ class DetokenizeRequest(Struct, kw_only=True):
 REQUESTS: dict[str, type[Struct]] = {
     "/v1/chat/completions": ChatCompletionRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/chat/completions/render": ChatCompletionRequest,
+    "/v1/completions/render": CompletionRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
 
-DECODERS: dict[type[Struct], msgspec.json.Decoder] = {cls: msgspec.json.Decoder(cls) for cls in REQUESTS.values()}
+DECODERS: dict[type[Struct], msgspec.json.Decoder] = {cls: msgspec.json.Decoder(cls) for cls in set(REQUESTS.values())}

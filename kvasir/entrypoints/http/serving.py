@@ -1,15 +1,13 @@
 """OpenAI's semantics over an engine, without HTTP: a checked request in, an `Answer` out. `run-batch` uses it too."""
 
-import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvasir import __version__
-from kvasir.entrypoints.http.deltas import Delta, DeltaStream, Job
+from kvasir.entrypoints.http.answer import Answer
+from kvasir.entrypoints.http.chunks import ChoicesFormat, StreamFormat
+from kvasir.entrypoints.http.deltas import DeltaStream, Job
 from kvasir.entrypoints.http.params import (
     MAX_FANOUT,
     Limits,
@@ -17,20 +15,12 @@ from kvasir.entrypoints.http.params import (
     completion_params,
     is_echo_only,
 )
-from kvasir.entrypoints.http.prompts import PromptRenderer, RenderedPrompt
+from kvasir.entrypoints.http.prompts import PromptRenderer, RenderedPrompt, echoed_text
 from kvasir.entrypoints.http.refusals import check_refusals
-from kvasir.entrypoints.http.render import (
-    DONE,
-    ChatShape,
-    ChunkWriter,
-    CompletionShape,
-    Shape,
-    UsageBody,
-    usage_body,
-)
+from kvasir.entrypoints.http.render import ChatShape, CompletionShape, Shape
 from kvasir.entrypoints.http.schema import ChatCompletionRequest, CompletionRequest, SamplingFields
 from kvasir.entrypoints.http.settings import ServerSettings
-from kvasir.entrypoints.http.structure import Structure, Structures
+from kvasir.entrypoints.http.structure import Structures
 from kvasir.errors import EngineDeadError, NotFoundError, UserError
 from kvasir.messages import SamplingParams
 from kvasir.observability import Metrics
@@ -38,84 +28,19 @@ from kvasir.observability import Metrics
 if TYPE_CHECKING:
     from kvasir.engine.async_llm import AsyncLLM
 
-FINGERPRINT = f"kvasir-{__version__}"
 
+class Chat(msgspec.Struct):
+    """A chat on its way, before anybody has said how its answer is to be written.
 
-class StreamFormat(msgspec.Struct, frozen=True):
-    """What the client asked a stream to carry."""
+    Attributes:
+        params: as resolved, so that an answer can say what it was sampled with.
+        has_structure: a parser divides the text, so that tokens and pieces of content do not go together.
+    """
 
-    include_usage: bool
-    continuous_usage: bool
-
-
-class Answer:
-    """One request that passed every check, not started yet. Read it once: as a stream or as a whole."""
-
-    def __init__(self, stream: DeltaStream, shape: Shape, request_id: str, model: str, fmt: StreamFormat):
-        self._stream = stream
-        self._shape = shape
-        self._format = fmt
-        self._id = shape.id_prefix + request_id
-        self._created = int(time.time())
-        self._model = model
-
-    async def lines(self) -> AsyncGenerator[bytes]:
-        """Server-sent events; one piece of bytes for each engine output, [DONE] included."""
-        writer = ChunkWriter(self._id, self._created, self._model, FINGERPRINT, self._shape)
-        fmt, shape = self._format, self._shape
-        opened = False
-
-        def usage_now() -> UsageBody | None:
-            return usage_body(self._stream.usage) if fmt.continuous_usage else None
-
-        async with aclosing(self._stream.deltas()) as stream:
-            async for deltas in stream:
-                pieces: list[bytes] = []
-                if not opened:
-                    opened = True
-                    pieces += self._opening(writer, deltas, usage_now())
-                for delta in deltas:
-                    for chunk in shape.chunks(delta):
-                        pieces.append(writer.line([chunk], usage_now(), usage_null=fmt.include_usage, extras={}))
-                if pieces:
-                    yield b"".join(pieces)
-        tail = DONE
-        if fmt.include_usage:
-            tail = writer.line([], usage_body(self._stream.usage), usage_null=False, extras={}) + DONE
-        yield tail
-
-    def _opening(self, writer: ChunkWriter, deltas: list[Delta], usage: UsageBody | None) -> list[bytes]:
-        pieces = []
-        extras = self._shape.extras(deltas) if deltas else {}
-        for index in range(self._stream.num_choices):
-            chunk = self._shape.opening(index)
-            if chunk is not None:
-                pieces.append(writer.line([chunk], usage, usage_null=self._format.include_usage, extras=extras))
-                extras = {}
-        return pieces
-
-    async def whole(self) -> bytes:
-        """The stream, collected."""
-        wholes = [Delta(i) for i in range(self._stream.num_choices)]
-        seen = [False] * len(wholes)
-        async with aclosing(self._stream.deltas()) as stream:
-            async for deltas in stream:
-                for delta in deltas:
-                    if seen[delta.index]:
-                        wholes[delta.index].add(delta)
-                    else:
-                        wholes[delta.index], seen[delta.index] = delta, True
-        body: dict[str, Any] = {
-            "id": self._id,
-            "object": self._shape.object_name,
-            "created": self._created,
-            "model": self._model,
-            "system_fingerprint": FINGERPRINT,
-            "choices": [self._shape.choice(whole) for whole in wholes],
-            "usage": usage_body(self._stream.usage),
-            **self._shape.extras(wholes),
-        }
-        return msgspec.json.encode(body)
+    stream: DeltaStream
+    model: str
+    params: SamplingParams
+    has_structure: bool
 
 
 class Serving:
@@ -146,23 +71,32 @@ class Serving:
             raise EngineDeadError(f"the engine is not running: {self.engine.dead_error or 'it was shut down'}.")
 
     async def chat(self, request: ChatCompletionRequest, request_id: str) -> Answer:
+        chat = await self.start_chat(request, request_id)
+        echo = echoed_text(request) if request.echo else ""
+        shape = ChatShape(self.settings.response_role, bool(request.return_token_ids), echo)
+        return self._answer(chat.stream, shape, request, request_id, chat.model)
+
+    async def start_chat(self, request: ChatCompletionRequest, request_id: str) -> Chat:
+        """The path that all chat APIs share: everything is checked, nothing is started."""
         model = self._check(request)
-        prompt = await self.renderer.chat(request.messages, request)
-        params = chat_params(request, len(prompt.token_ids), self.limits, self.engine.default_sampling_params)
+        prompt, params = await self.render_chat(request)
         if request.skip_special_tokens is None and self._structures.keeps_special_tokens(request):
             params.skip_special_tokens = False
         job = self._job(request, request_id, 0, prompt, params)
         structure = self._structures.of(request, prompt.text, params.n)
-        shape = ChatShape(self.settings.response_role, bool(request.return_token_ids))
-        return self._answer([job], params.n, shape, request, request_id, model, structure)
+        token_text = self._token_id_text if request.return_tokens_as_token_ids else self._token_text
+        stream = DeltaStream(self.engine, [job], params.n, token_text, self._metrics, structure)
+        return Chat(stream, model, params, structure is not None)
+
+    async def render_chat(self, request: ChatCompletionRequest) -> tuple[RenderedPrompt, SamplingParams]:
+        prompt = await self.renderer.chat(request.messages, request)
+        defaults = self.engine.default_sampling_params
+        return prompt, chat_params(request, len(prompt.token_ids), self.limits, defaults)
 
     async def completion(self, request: CompletionRequest, request_id: str) -> Answer:
         model = self._check(request)
-        prompts = await self.renderer.completion(request.prompt, request)
-        defaults = self.engine.default_sampling_params
         jobs = []
-        for i, prompt in enumerate(prompts):
-            params = completion_params(request, len(prompt.token_ids), self.limits, defaults)
+        for i, (prompt, params) in enumerate(await self.render_completion(request)):
             job = self._job(request, request_id, i, prompt, params)
             job.echo = bool(request.echo)
             job.drop_output = is_echo_only(request)
@@ -174,7 +108,14 @@ class Serving:
             raise UserError(
                 f"{len(jobs)} prompts x n={n} are {len(jobs) * n} answers; the bound is {MAX_FANOUT}.", param="n"
             )
-        return self._answer(jobs, n, CompletionShape(bool(request.return_token_ids)), request, request_id, model)
+        token_text = self._token_id_text if request.return_tokens_as_token_ids else self._token_text
+        stream = DeltaStream(self.engine, jobs, n, token_text, self._metrics)
+        return self._answer(stream, CompletionShape(bool(request.return_token_ids)), request, request_id, model)
+
+    async def render_completion(self, request: CompletionRequest) -> list[tuple[RenderedPrompt, SamplingParams]]:
+        defaults = self.engine.default_sampling_params
+        prompts = await self.renderer.completion(request.prompt, request)
+        return [(p, completion_params(request, len(p.token_ids), self.limits, defaults)) for p in prompts]
 
     def _check(self, request: SamplingFields) -> str:
         model = self.check_model(request.model)
@@ -197,20 +138,13 @@ class Serving:
         )
 
     def _answer(
-        self,
-        jobs: list[Job],
-        n: int,
-        shape: Shape,
-        request: SamplingFields,
-        request_id: str,
-        model: str,
-        structure: Structure | None = None,
+        self, stream: DeltaStream, shape: Shape, request: SamplingFields, request_id: str, model: str
     ) -> Answer:
         options = request.stream_options
         include = self.settings.force_include_usage or bool(options and options.include_usage)
         continuous = bool(options and options.continuous_usage_stats)
-        stream = DeltaStream(self.engine, jobs, n, self._token_text, self._metrics, structure)
-        return Answer(stream, shape, request_id, model, StreamFormat(include, include and continuous))
+        asked = StreamFormat(include, include and continuous)
+        return Answer(stream, ChoicesFormat(shape, request_id, model, stream.num_choices, stream.usage, asked))
 
     def _token_text(self, token_id: int, text: str | None) -> tuple[str, bytes]:
         """A token as text and as bytes, which say more where the token is part of a letter."""
@@ -222,3 +156,7 @@ class Serving:
             raw = bytes([piece]) if isinstance(piece, int) else piece.encode() if isinstance(piece, str) else piece
             return text, raw
         return text, text.encode("utf-8", errors="replace")
+
+    def _token_id_text(self, token_id: int, text: str | None) -> tuple[str, bytes]:
+        """For return_tokens_as_token_ids: texts are not unique, ids are."""
+        return f"token_id:{token_id}", self._token_text(token_id, text)[1]

@@ -24,37 +24,54 @@ logger = get_logger(__name__)
 
 
 class Structure:
-    """Rewrites deltas in place. An answer that ended by itself after a complete call has ended for its calls."""
+    """Divides deltas. An answer that ended by itself after a complete call has ended for its calls."""
 
-    def __init__(self, make_parser: Callable[[], Parser], num_choices: int, max_calls: int | None):
+    def __init__(
+        self,
+        make_parser: Callable[[], Parser],
+        num_choices: int,
+        max_calls: int | None = None,
+        keep_reasoning: bool = True,
+    ):
         self._parsers = [make_parser() for _ in range(num_choices)]
         self._max_calls = max_calls
+        self._keep_reasoning = keep_reasoning
         self._called = [False] * num_choices
 
-    def __call__(self, delta: Delta) -> None:
+    def __call__(self, delta: Delta) -> list[Delta]:
         parser = self._parsers[delta.index]
         events = parser.push(delta.text)
-        if delta.finish_reason is not None:
+        finish, stop = delta.finish_reason, delta.stop_reason
+        if finish is not None:
             events += parser.finish()
-        delta.text, delta.calls = "", []
+        delta.text, delta.finish_reason, delta.stop_reason = "", None, None
+        deltas = [delta]
         for event in events:
-            self._add(delta, event)
-        if delta.finish_reason == "stop" and self._called[delta.index]:
-            delta.finish_reason = "tool_calls"
+            self._add(deltas, event)
+        if finish == "stop" and self._called[delta.index]:
+            finish = "tool_calls"
+        deltas[-1].finish_reason, deltas[-1].stop_reason = finish, stop
+        return deltas
 
-    def _add(self, delta: Delta, event: Event) -> None:
+    def _add(self, deltas: list[Delta], event: Event) -> None:
+        last = deltas[-1]
         if isinstance(event, ContentDelta):
-            delta.text += event.text
+            if last.calls:
+                deltas.append(last := Delta(last.index))
+            last.text += event.text
         elif isinstance(event, ReasoningDelta):
-            delta.reasoning += event.text
+            if self._keep_reasoning:
+                if last.calls or last.text:
+                    deltas.append(last := Delta(last.index))
+                last.reasoning += event.text
         elif self._max_calls is not None and event.index >= self._max_calls:
             return
         elif isinstance(event, ToolCallStart):
-            delta.add_call(CallDelta(event.index, event.id, event.name))
+            last.add_call(CallDelta(event.index, event.id, event.name))
         elif isinstance(event, ToolArgumentsDelta):
-            delta.add_call(CallDelta(event.index, arguments=event.text))
+            last.add_call(CallDelta(event.index, arguments=event.text))
         elif event.complete:
-            self._called[delta.index] = True
+            self._called[last.index] = True
 
 
 class Structures:
@@ -89,7 +106,8 @@ class Structures:
             calls = tools.make(schemas)
             return calls if reasoning is None else ReasoningThenCalls(reasoning.make(prompt), calls)
 
-        return Structure(make, num_choices, 1 if request.parallel_tool_calls is False else None)
+        max_calls = 1 if request.parallel_tool_calls is False else None
+        return Structure(make, num_choices, max_calls, request.include_reasoning is not False)
 
 
 def check_parsers(tool_call_parser: str, reasoning_parser: str) -> None:
