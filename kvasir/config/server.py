@@ -59,6 +59,16 @@ class ServerConfig:
         help="How the model marks its thoughts: the name of a family (docs/features/reasoning.md) or of a plugin; "
         "none leaves them in the text.",
     )
+    responses_store_bytes: int = option(
+        64 * 1024**2,
+        help="Memory for stored answers of the Responses API (previous_response_id, background); the oldest go first, "
+        "0 stores none.",
+        check=at_least(0),
+        unit="bytes",
+    )
+    responses_ttl: float = option(
+        3600.0, help="Seconds that an answer of the Responses API stays stored.", check=at_least(0), unit="s"
+    )
     enable_force_include_usage: bool = option(
         False, help="Put token counts into every streamed reply, asked for or not."
     )

@@ -15,10 +15,12 @@ from kvasir.parsers.events import (
 )
 from kvasir.parsers.families import ReasoningFamily, ToolFamily
 from kvasir.parsers.parser import Parser, ReasoningThenCalls
+from kvasir.parsers.reader import SPACES
 from kvasir.parsers.registry import detect_tool_family, reasoning_family, tool_family
 from kvasir.parsers.values import ToolSchema
 
 __all__ = [
+    "SPACES",
     "ContentDelta",
     "Event",
     "Parser",

@@ -7,10 +7,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from kvasir.entrypoints.http.errors import on_http_exception, on_unexpected
+from kvasir.entrypoints.http.anthropic.app import messages_routes
+from kvasir.entrypoints.http.error_shapes import on_http_exception, on_unexpected
 from kvasir.entrypoints.http.generate import GenerateRoute
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.middleware import ApiKeyMiddleware, RequestIdMiddleware
+from kvasir.entrypoints.http.pooling import pooling_routes
+from kvasir.entrypoints.http.responses.app import responses_routes
 from kvasir.entrypoints.http.routes import JsonRoute, SystemRoutes, TokenRoutes
 from kvasir.entrypoints.http.schema import (
     ChatCompletionRequest,
@@ -36,6 +39,9 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
     chat = GenerateRoute(ChatCompletionRequest, serving.chat, settings, inflight, metrics)
     completion = GenerateRoute(CompletionRequest, serving.completion, settings, inflight, metrics)
     routes = [
+        *responses_routes(serving, settings, inflight, metrics),
+        *messages_routes(serving, settings, inflight, metrics),
+        *pooling_routes(serving, settings),
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", completion, methods=["POST"]),
         Route(

@@ -2,13 +2,13 @@
 
 import asyncio
 import re
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.types import Receive, Scope
 
 from kvasir.entrypoints.http.errors import BodyTimeoutError, BodyTooLargeError, ClientGone
-from kvasir.entrypoints.http.schema import DECODERS
 from kvasir.errors import UserError
 
 MAX_DEPTH = 32
@@ -42,6 +42,11 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
         raise BodyTimeoutError(f"the request body did not arrive within {timeout_s:g} s.") from None
 
 
+@cache
+def _decoder(cls: type[T]) -> msgspec.json.Decoder[T]:
+    return msgspec.json.Decoder(cls)
+
+
 def decode(body: bytes, cls: type[T]) -> T:
     """Whatever the content type says: JSON that parses and fits the schema is taken.
 
@@ -49,13 +54,30 @@ def decode(body: bytes, cls: type[T]) -> T:
         UserError: with the path of the field at fault.
     """
     try:
-        return DECODERS[cls].decode(body)
+        return _decoder(cls).decode(body)
     except msgspec.ValidationError as e:
         raise _invalid(str(e)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise UserError(f"the request body is not valid JSON: {e}.") from None
     except RecursionError:
         raise UserError("the request body is nested too deeply.") from None
+
+
+def convert(value: Any, cls: type[T], path: str = "") -> T:
+    """A value from a free-form field, once it fits the schema of what it turned out to be.
+
+    Raises:
+        UserError: with the path of the field at fault, below `path`.
+    """
+    try:
+        return msgspec.convert(value, cls)
+    except msgspec.ValidationError as e:
+        error = _invalid(str(e))
+        below = error.param or ""
+        if not below:
+            raise UserError(f"{path}: {error.message.removeprefix('the request body: ')}", param=path) from None
+        whole = below if not path else f"{path}{'' if below.startswith('[') else '.'}{below}"
+        raise UserError(whole + error.message.removeprefix(below), param=whole) from None
 
 
 def check_depth(value: Any, name: str) -> None:

@@ -1,10 +1,8 @@
 """Errors as OpenAI clients read them: `{"error": {message, type, param, code}}` and the right status."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from kvasir.errors import (
@@ -65,20 +63,6 @@ def error_status(error: BaseException) -> int:
     return error.status if isinstance(error, KvasirError) else 500
 
 
-class ErrorShape(Protocol):
-    """How an API writes errors that come before an answer."""
-
-    @staticmethod
-    def response(error: BaseException, request_id: str) -> Response:
-        """Status, headers and body."""
-
-
-class OpenAIErrors:
-    @staticmethod
-    def response(error: BaseException, request_id: str) -> Response:
-        return error_response(error)
-
-
 def error_response(error: BaseException, body: dict[str, Any] | None = None) -> Response:
     """`body` stands in for OpenAI's where another shape is wanted; status and headers are the same for all."""
     headers = {}
@@ -93,26 +77,3 @@ def error_response(error: BaseException, body: dict[str, Any] | None = None) -> 
 def log_unexpected(error: BaseException, request_id: str) -> None:
     if not isinstance(error, KvasirError):
         logger.error("request %s failed", request_id, exc_info=error)
-
-
-async def on_http_exception(request: Request, exc: Exception) -> Response:
-    """Starlette's own 404 and 405."""
-    assert isinstance(exc, HTTPException)
-    path = request.url.path
-    error: KvasirError
-    if exc.status_code == 405:
-        error = MethodError(f"{request.method} is not allowed on {path}.")
-    elif exc.status_code == 404:
-        error = NotFoundError(f"there is no {path} here; /openapi.json lists the routes.")
-    else:
-        error = UserError(str(exc.detail))
-    response = error_response(error)
-    response.status_code = exc.status_code
-    for name, value in (exc.headers or {}).items():
-        response.headers[name] = value
-    return response
-
-
-async def on_unexpected(request: Request, exc: Exception) -> Response:
-    log_unexpected(exc, request.scope.get("kvasir.request_id", "?"))
-    return error_response(exc)

@@ -6,7 +6,8 @@ from typing import Protocol, TypeVar
 from starlette.types import Receive, Scope, Send
 
 from kvasir.entrypoints.http.body import decode, read_body
-from kvasir.entrypoints.http.errors import ClientGone, ErrorShape, OpenAIErrors, log_unexpected
+from kvasir.entrypoints.http.error_shapes import ErrorShape, OpenAIErrors
+from kvasir.entrypoints.http.errors import ClientGone, log_unexpected
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.reply import Reply
 from kvasir.entrypoints.http.schema import SamplingFields
@@ -42,7 +43,7 @@ class GenerateRoute:
         settings: ServerSettings,
         inflight: Inflight,
         metrics: Metrics | None,
-        errors: ErrorShape = OpenAIErrors,
+        errors: type[ErrorShape] = OpenAIErrors,
     ):
         self._metrics = metrics
         self._cls = request_cls

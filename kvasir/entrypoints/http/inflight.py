@@ -50,6 +50,13 @@ class Inflight:
                 await asyncio.wait((task,))
             self._tasks.discard(task)
 
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs `work` with nobody listening; it is counted and waited for like the others."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     async def wait_idle(self, timeout_s: float) -> bool:
         """Whether everything in flight ended in time."""
         deadline = asyncio.get_running_loop().time() + timeout_s

@@ -7,7 +7,7 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kvasir.entrypoints.http.errors import error_response
+from kvasir.entrypoints.http.error_shapes import MESSAGES_PATH, shape_for
 from kvasir.errors import UnauthorizedError
 
 OPEN_PATHS = frozenset(("/health", "/ping"))
@@ -42,32 +42,39 @@ class RequestIdMiddleware:
         usable = given is not None and _REQUEST_ID.fullmatch(given) is not None
         scope["kvasir.request_id_given"] = usable
         scope["kvasir.request_id"] = given.decode("ascii") if given and usable else uuid.uuid4().hex
+        is_messages = _route(scope).startswith(MESSAGES_PATH)  # Anthropic's name for the header has no x
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                request_id = (b"x-request-id", scope["kvasir.request_id"].encode("ascii"))
-                message["headers"] = [*message.get("headers", ()), request_id]
+                request_id = scope["kvasir.request_id"].encode("ascii")
+                names = (b"x-request-id", b"request-id") if is_messages else (b"x-request-id",)
+                message["headers"] = [*message.get("headers", ()), *((name, request_id) for name in names)]
             await send(message)
 
         await self._app(scope, receive, send_with_id)
 
 
 class ApiKeyMiddleware:
-    """`Authorization: Bearer KEY`, compared by digest in constant time. Closed by default."""
+    """`Authorization: Bearer KEY` or Anthropic's `x-api-key`, by digest in constant time. Closed by default."""
 
     def __init__(self, app: ASGIApp, api_keys: tuple[str, ...]):
         self._app = app
         self._digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _route(scope) in OPEN_PATHS or self._allowed(header(scope, b"authorization")):
+        if scope["type"] != "http" or _route(scope) in OPEN_PATHS or self._allowed(_key(scope)):
             await self._app(scope, receive, send)
             return
         error = UnauthorizedError("this server needs an API key: send the header 'Authorization: Bearer KEY'.")
-        await error_response(error)(scope, receive, send)
+        response = shape_for(_route(scope)).response(error, scope["kvasir.request_id"])
+        await response(scope, receive, send)
 
-    def _allowed(self, given: bytes | None) -> bool:
-        scheme, _, key = (given or b"").partition(b" ")
+    def _allowed(self, key: bytes) -> bool:
         digest = hashlib.sha256(key.strip()).digest()
         matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them, always
-        return scheme.lower() == b"bearer" and any(matches)
+        return any(matches)
+
+
+def _key(scope: Scope) -> bytes:
+    scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
+    return key if scheme.lower() == b"bearer" else header(scope, b"x-api-key") or b""

@@ -6,34 +6,48 @@ from typing import Any
 import msgspec
 
 from kvasir import __version__
-from kvasir.entrypoints.http.schema import REQUESTS
+from kvasir.entrypoints.http.anthropic.schema import CountTokensRequest, MessagesRequest
+from kvasir.entrypoints.http.responses.schema import InputTokensRequest, ResponsesRequest
+from kvasir.entrypoints.http.schema import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
 
 _GETS = {
     "/v1/models": "The models this server has.",
     "/v1/models/{name}": "One model.",
+    "/v1/responses/{response_id}": "A stored response; with stream=true the events of a background one.",
+    "/v1/responses/{response_id}/input_items": "What a stored response was asked.",
     "/health": "200 while the engine runs and the server is not draining, else 503.",
     "/ping": "The same as /health.",
     "/version": "Kvasir's version.",
     "/metrics": "Prometheus text.",
     "/load": "Answers in the making.",
 }
-_POSTS = {
-    "/v1/chat/completions": "Chat, streamed or whole.",
-    "/v1/completions": "Text completion, streamed or whole.",
-    "/v1/chat/completions/render": "A chat's prompt, its token ids and sampling parameters; the model is not run.",
-    "/v1/completions/render": "The same for the prompts of a text completion.",
-    "/tokenize": "Text or messages to token ids.",
-    "/detokenize": "Token ids to text.",
+_POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
+    "/v1/chat/completions": (ChatCompletionRequest, "Chat, streamed or whole."),
+    "/v1/completions": (CompletionRequest, "Text completion, streamed or whole."),
+    "/v1/responses": (ResponsesRequest, "OpenAI's Responses API: created, streamed, or started in the background."),
+    "/v1/messages": (MessagesRequest, "Anthropic's Messages API, streamed or whole."),
+    "/v1/messages/count_tokens": (CountTokensRequest, "How many input tokens a message request has."),
+    "/v1/responses/input_tokens": (InputTokensRequest, "How many tokens a response's input has."),
+    "/v1/chat/completions/render": (ChatCompletionRequest, "A chat's prompt and token ids; the model is not run."),
+    "/v1/completions/render": (CompletionRequest, "The same for the prompts of a text completion."),
+    "/tokenize": (TokenizeRequest, "Text or messages to token ids."),
+    "/detokenize": (DetokenizeRequest, "Token ids to text."),
 }
 
 
 @cache
 def openapi() -> dict[str, Any]:
-    refs, components = msgspec.json.schema_components(REQUESTS.values(), ref_template="#/components/schemas/{name}")
+    structs = [struct for struct, _ in _POSTS.values()]
+    refs, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     paths: dict[str, Any] = {path: {"get": _operation(text)} for path, text in _GETS.items()}
-    for (path, _), ref in zip(REQUESTS.items(), refs, strict=True):
+    for (path, (_, text)), ref in zip(_POSTS.items(), refs, strict=True):
         body = {"required": True, "content": {"application/json": {"schema": ref}}}
-        paths[path] = {"post": {**_operation(_POSTS[path]), "requestBody": body}}
+        paths[path] = {"post": {**_operation(text), "requestBody": body}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Kvasir", "version": __version__},

@@ -53,7 +53,11 @@ class Limits:
 
 
 def chat_params(
-    request: ChatCompletionRequest, num_prompt: int, limits: Limits, defaults: dict[str, Any]
+    request: ChatCompletionRequest,
+    num_prompt: int,
+    limits: Limits,
+    defaults: dict[str, Any],
+    clip_max_tokens: bool = False,
 ) -> SamplingParams:
     if request.top_logprobs is not None and not request.logprobs and request.top_logprobs > 0:
         raise UserError("top_logprobs needs logprobs=true.", param="top_logprobs")
@@ -65,6 +69,7 @@ def chat_params(
         asked = min(room, defaults.get("max_tokens") or room)
     else:
         _check_positive(asked, name)
+        asked = min(asked, room) if clip_max_tokens else asked
         limits.check_fits(num_prompt, asked, name)
     _check_prompt_logprobs(request, limits)
     return _params(

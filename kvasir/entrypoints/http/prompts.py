@@ -1,7 +1,7 @@
 """Prompts and messages -> token ids."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -12,6 +12,7 @@ from kvasir.entrypoints.http.schema import (
     MAX_PROMPTS,
     ChatCompletionRequest,
     ChatMessage,
+    ContentPart,
     SamplingFields,
     TemplateFields,
     Tool,
@@ -167,9 +168,10 @@ def echoed_text(request: ChatCompletionRequest) -> str:
     last = request.messages[-1]
     if not request.continue_final_message or last.role != "assistant":
         raise UserError("echo needs continue_final_message and an assistant message at the end.", param="echo")
-    if isinstance(last.content, str):
-        return last.content
-    return "\n".join(part if isinstance(part, str) else part.text or "" for part in last.content or ())
+    content = last.content or ""
+    return (
+        content if isinstance(content, str) else content_text(content, f"messages[{len(request.messages) - 1}].content")
+    )
 
 
 def _effort(effort: str | None) -> dict[str, Any]:
@@ -218,7 +220,7 @@ def _plain(index: int, message: ChatMessage) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(message)
     content = message.content
     if isinstance(content, list):
-        plain["content"] = "\n".join(_part_text(index, j, part) for j, part in enumerate(content))
+        plain["content"] = content_text(content, f"messages[{index}].content")
     elif content is None:
         plain["content"] = "" if message.tool_calls else None
         if not message.tool_calls:
@@ -233,13 +235,17 @@ def _plain(index: int, message: ChatMessage) -> dict[str, Any]:
     return plain
 
 
-def _part_text(index: int, part_index: int, part: Any) -> str:
+def content_text(content: Sequence[str | ContentPart], path: str) -> str:
+    """Content in parts as one text."""
+    return "\n".join(_part_text(part, f"{path}[{i}]") for i, part in enumerate(content))
+
+
+def _part_text(part: str | ContentPart, path: str) -> str:
     if isinstance(part, str):
         return part
     text = part.refusal if part.type == "refusal" else part.text
     if part.type in ("text", "input_text", "output_text", "refusal") and text is not None:
         return text
-    path = f"messages[{index}].content[{part_index}]"
     if part.type in ("text", "input_text", "output_text", "refusal"):
         raise UserError(f"{path} has no text.", param=path)
     raise UserError(f"{path} has type {part.type!r:.40}; this model reads text parts only.", param=path)

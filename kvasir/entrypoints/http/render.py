@@ -2,7 +2,6 @@
 
 from typing import Any, Protocol
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from kvasir.entrypoints.http.deltas import MIN_LOGPROB, CallDelta, Delta, TokenInfo, Usage

@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from kvasir import __version__
 from kvasir.entrypoints.http.body import decode, read_body
-from kvasir.entrypoints.http.errors import ClientGone, ErrorShape, OpenAIErrors, error_response, log_unexpected
+from kvasir.entrypoints.http.error_shapes import ErrorShape, OpenAIErrors
+from kvasir.entrypoints.http.errors import ClientGone, error_response, log_unexpected
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.openapi import openapi
 from kvasir.entrypoints.http.prompts import RenderedPrompt
@@ -42,7 +43,7 @@ class JsonRoute:
         request_cls: type[msgspec.Struct],
         handle: Callable[[Any], Awaitable[Any]],
         settings: ServerSettings,
-        errors: ErrorShape = OpenAIErrors,
+        errors: type[ErrorShape] = OpenAIErrors,
     ):
         self._errors = errors
         self._cls = request_cls

@@ -6,7 +6,6 @@ server cannot honour, are declared so that `refusals.py` can say so instead of i
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 MAX_PROMPTS = 1024
@@ -164,15 +163,3 @@ class DetokenizeRequest(Struct, kw_only=True):
     tokens: TokenIds
     model: Annotated[str, Meta(max_length=1024)] | None = None
     skip_special_tokens: bool = False
-
-
-REQUESTS: dict[str, type[Struct]] = {
-    "/v1/chat/completions": ChatCompletionRequest,
-    "/v1/completions": CompletionRequest,
-    "/v1/chat/completions/render": ChatCompletionRequest,
-    "/v1/completions/render": CompletionRequest,
-    "/tokenize": TokenizeRequest,
-    "/detokenize": DetokenizeRequest,
-}
-
-DECODERS: dict[type[Struct], msgspec.json.Decoder] = {cls: msgspec.json.Decoder(cls) for cls in set(REQUESTS.values())}

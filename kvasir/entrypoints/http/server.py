@@ -37,6 +37,8 @@ def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
         force_include_usage=args.enable_force_include_usage,
         tool_call_parser=args.tool_call_parser,
         reasoning_parser=args.reasoning_parser,
+        responses_store_bytes=args.responses_store_bytes,
+        responses_ttl_s=args.responses_ttl,
         trust_request_chat_template=args.trust_request_chat_template,
         default_chat_template_kwargs=args.default_chat_template_kwargs,
         allowed_origins=tuple(args.allowed_origins),

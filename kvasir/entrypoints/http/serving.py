@@ -76,10 +76,15 @@ class Serving:
         shape = ChatShape(self.settings.response_role, bool(request.return_token_ids), echo)
         return self._answer(chat.stream, shape, request, request_id, chat.model)
 
-    async def start_chat(self, request: ChatCompletionRequest, request_id: str) -> Chat:
-        """The path that all chat APIs share: everything is checked, nothing is started."""
+    async def start_chat(
+        self, request: ChatCompletionRequest, request_id: str, *, clip_max_tokens: bool = False
+    ) -> Chat:
+        """The path that all chat APIs share: everything is checked, nothing is started.
+
+        `clip_max_tokens`: a max_tokens beyond the context is lowered, not refused.
+        """
         model = self._check(request)
-        prompt, params = await self.render_chat(request)
+        prompt, params = await self.render_chat(request, clip_max_tokens)
         if request.skip_special_tokens is None and self._structures.keeps_special_tokens(request):
             params.skip_special_tokens = False
         job = self._job(request, request_id, 0, prompt, params)
@@ -88,10 +93,18 @@ class Serving:
         stream = DeltaStream(self.engine, [job], params.n, token_text, self._metrics, structure)
         return Chat(stream, model, params, structure is not None)
 
-    async def render_chat(self, request: ChatCompletionRequest) -> tuple[RenderedPrompt, SamplingParams]:
+    async def render_chat(
+        self, request: ChatCompletionRequest, clip_max_tokens: bool = False
+    ) -> tuple[RenderedPrompt, SamplingParams]:
         prompt = await self.renderer.chat(request.messages, request)
         defaults = self.engine.default_sampling_params
-        return prompt, chat_params(request, len(prompt.token_ids), self.limits, defaults)
+        return prompt, chat_params(request, len(prompt.token_ids), self.limits, defaults, clip_max_tokens)
+
+    async def count_prompt(self, request: ChatCompletionRequest) -> int:
+        """Tokens of a chat's prompt, also of one that leaves no room for an answer."""
+        self.check_model(request.model)
+        check_refusals(request)
+        return len((await self.renderer.chat(request.messages, request)).token_ids)
 
     async def completion(self, request: CompletionRequest, request_id: str) -> Answer:
         model = self._check(request)

@@ -20,6 +20,8 @@ class ServerSettings:
         force_include_usage: send the usage chunk on every stream.
         tool_call_parser: name of a family, "auto" to go by the chat template, or "none".
         reasoning_parser: name of a family, or "none".
+        responses_store_bytes: memory for responses that can be asked for again; 0 keeps none.
+        responses_ttl_s: how long one is kept.
         allowed_origins: CORS origins; empty means that no CORS headers are sent.
     """
 
@@ -34,6 +36,8 @@ class ServerSettings:
     force_include_usage: bool = False
     tool_call_parser: str = "auto"
     reasoning_parser: str = "none"
+    responses_store_bytes: int = 64 << 20
+    responses_ttl_s: float = 3600.0
     allowed_origins: tuple[str, ...] = ()
     allowed_methods: tuple[str, ...] = ("*",)
     allowed_headers: tuple[str, ...] = ("*",)
