@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from kvasir.parsers.json_text import CallKeys
+from kvasir.parsers.machines.harmony import harmony
 from kvasir.parsers.machines.named_json import NamedJson, named_json, read_named
 from kvasir.parsers.machines.pythonic import pythonic
 from kvasir.parsers.machines.tagged_json import TaggedJson, read_calls, tagged_json
@@ -24,10 +25,18 @@ MakeReasoningParser = Callable[[str | None], Parser]
 
 
 class ToolFamily(msgspec.Struct, frozen=True):
-    """`make` takes the request's tools. `special_tokens`: its marks are special tokens, which must stay in the text."""
+    """How a model writes calls.
+
+    Attributes:
+        make: takes the request's tools.
+        special_tokens: its marks are special tokens, which must stay in the text.
+        reads_all: the format is that of all answers, with calls or without, and of the thoughts in them: its parser is
+            always used, alone.
+    """
 
     make: MakeToolParser
     special_tokens: bool = False
+    reads_all: bool = False
 
 
 class ReasoningFamily(msgspec.Struct, frozen=True):
@@ -126,6 +135,10 @@ def _read_pythonic(tools: Sequence[ToolSchema]) -> Format:
     return pythonic(_names(tools))
 
 
+def _harmony(tools: Sequence[ToolSchema]) -> Parser:
+    return FormatParser(harmony(_names(tools) if tools else None))
+
+
 TOOL_FAMILIES: dict[str, ToolFamily] = {
     "hermes": _tagged(("<tool_call>",), close="</tool_call>"),
     "granite": _tagged(("<|tool_call|>", "<tool_call>"), lists=True, special_tokens=True),
@@ -140,9 +153,11 @@ TOOL_FAMILIES: dict[str, ToolFamily] = {
     "deepseek_v3": _named(_DEEPSEEK_V3),
     "deepseek_v31": _named(_DEEPSEEK_V31),
     "kimi_k2": _named(_KIMI_K2),
+    "openai": ToolFamily(_harmony, special_tokens=True, reads_all=True),
 }
 
 REASONING_FAMILIES: dict[str, ReasoningFamily] = {
+    "openai_gptoss": ReasoningFamily(lambda prompt: _harmony(()), special_tokens=True),
     "qwen3": _think(Think()),
     "deepseek_r1": _think(Think(inside=True)),
     "deepseek_v3": _think(Think()),

@@ -34,7 +34,9 @@ def reasoning_family(name: str) -> ReasoningFamily:
 
 
 def detect_tool_family(chat_template: str | None) -> str | None:
-    """Hermes is told from its template, which shows the model a call; other families are asked for by name."""
+    """Two are told from their templates, which show the model a call; other families are asked for by name."""
+    if chat_template and "<|channel|>" in chat_template and "to=functions." in chat_template:
+        return "openai"
     return "hermes" if chat_template and _HERMES_CALL.search(chat_template) else None
 
 

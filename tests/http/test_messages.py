@@ -112,7 +112,9 @@ def test_blocks(client: Any, live: LiveServer) -> None:
         ("get_weather", {"city": "Líma 🙂"}),
     ]
     assert message.stop_reason == "tool_use"
-    only_one = client.messages.create(**ASK, tools=TOOLS, tool_choice={"type": "auto", "disable_parallel_tool_use": True})
+    only_one = client.messages.create(
+        **ASK, tools=TOOLS, tool_choice={"type": "auto", "disable_parallel_tool_use": True}
+    )
     assert len(said(only_one)) == 3
 
 
@@ -127,7 +129,11 @@ def test_why_it_stopped(client: Any) -> None:
     short = client.messages.create(**{**ASK, "max_tokens": 5})
     assert (said(short), short.stop_reason) == ([("text", "Hello")], "max_tokens")
     stopped = client.messages.create(**ASK, stop_sequences=["wör"])
-    assert (stopped.stop_reason, stopped.stop_sequence, said(stopped)) == ("stop_sequence", "wör", [("text", "Hello, ")])
+    assert (stopped.stop_reason, stopped.stop_sequence, said(stopped)) == (
+        "stop_sequence",
+        "wör",
+        [("text", "Hello, ")],
+    )
     events = list(client.messages.create(**ASK, stop_sequences=["wör"], stream=True))
     assert (events[-2].delta.stop_reason, events[-2].delta.stop_sequence) == ("stop_sequence", "wör")
 

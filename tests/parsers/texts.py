@@ -49,6 +49,10 @@ def _kimi(*calls: tuple[str, str]) -> str:
     return f"<|tool_calls_section_begin|>{inner}<|tool_calls_section_end|>"
 
 
+def _harmony(name: str, arguments: str, head: str = "<|channel|>commentary to=functions.{} <|constrain|>json") -> str:
+    return f"{head.format(name)}<|message|>{arguments}<|call|>"
+
+
 _XML_QWEN = [
     (_QX_O, "", [OSLO]),
     ("I look.\n" + _QX_L + "\n" + _QX_N, "I look.", [LIMA, NOW]),
@@ -123,6 +127,15 @@ CALLS = {
         (_kimi(("get_weather", _OSLO)), "", [OSLO]),
         ("Ok. " + _kimi(("get_weather", _LIMA), ("now", "{}")), "Ok.", [LIMA, NOW]),
     ],
+    "openai": [
+        (_harmony("get_weather", _OSLO), "", [OSLO]),
+        (_harmony("get_weather", _OSLO).removesuffix("<|call|>"), "", [OSLO]),
+        (_harmony("get_weather", _LIMA) + "<|start|>assistant" + _harmony("now", "{}"), "", [LIMA, NOW]),
+        (_harmony("get_weather", _OSLO, " to=functions.{}<|channel|>commentary json"), "", [OSLO]),
+        (_harmony("get_weather", _OSLO, "<|channel|>commentary to=functions.{}<|channel|>commentary"), "", [OSLO]),
+        (_harmony("now", "{}", "<|channel|>analysis to={} code"), "", [NOW]),
+        (_harmony("now", "{}") + "<|start|>assistant<|channel|>final<|message|>Done.", "Done.", [NOW]),
+    ],
 }
 
 _XML_BROKEN = ["<tool_call>\nHello", "<tool_call><function=", "a <function=f b", "<tool_call>"]
@@ -157,6 +170,14 @@ BROKEN = {
     "glm45": ["<tool_call>", "<tool_call>\nHello there", "<tool_call>a<b", "a <arg_key>"],
     "deepseek_v3": _DEEPSEEK_BROKEN,
     "deepseek_v31": _DEEPSEEK_BROKEN,
+    "openai": [
+        "<|channel|>",
+        "Say <|channel|>commentary",
+        "<|start|>assistant<|channel|>commentary to=functions.f",
+        "<|channel|>commentary to=functions.f <|constrain|>json<|message|>[1]<|call|>",
+        "<|start|>assistant to=functions.f",
+        " to=functions.f",
+    ],
     "kimi_k2": ["<|tool_calls_section_begin|>", "<|tool_call_begin|>functions.f:0", "<|tool_call_begin|>a b"],
 }
 
@@ -177,7 +198,19 @@ _THINK = [
     (None, "<think>never ends \n", "never ends \n", ""),
 ]
 _PLAIN = [(None, "Hello <think> there", "", "Hello <think> there"), (None, " \nHello\n", "", " \nHello\n")]
+_GPT = "<|channel|>analysis<|message|>Hm < é 🙂.<|end|><|start|>assistant<|channel|>"
 REASONING = {
+    "openai_gptoss": [
+        (None, _GPT + "final<|message|>Hello\n", "Hm < é 🙂.", "Hello\n"),
+        (None, _GPT + "final<|message|>Hello<|return|>", "Hm < é 🙂.", "Hello"),
+        (None, _GPT + "analysis<|message|> More.<|end|>", "Hm < é 🙂. More.", ""),
+        (None, _GPT + "commentary<|message|>First.<|end|><|start|>assistant", "Hm < é 🙂.", "First."),
+        (None, _GPT + "final", "Hm < é 🙂.", ""),
+        (None, "<|channel|>analysis<|message|>never ends", "never ends", ""),
+        (None, "<|channel|>analysis<|message|>no end<|start|>assistant<|channel|>final<|message|>A", "no end", "A"),
+        ("<|start|>assistant<|channel|>final<|message|>", "Hello", "", "Hello"),
+        (None, "Plain.", "", "Plain."),
+    ],
     "qwen3": _THINK + _PLAIN,
     "deepseek_r1": [*_THINK, (None, "Hm.\n</think>\n\nHello", "Hm.", "Hello"), (None, "Hm", "Hm", "")],
     "deepseek_v3": _THINK + _PLAIN,

@@ -81,7 +81,10 @@ class PromptRenderer:
         if generation_prompt is None:
             generation_prompt = not request.continue_final_message
         plain = [_plain(i, m) for i, m in enumerate(messages)]
-        if "developer" not in (template or self.tokenizer.chat_template or ""):
+        source = template or self.tokenizer.chat_template or ""
+        for message in plain:
+            _spell_reasoning(message, source)
+        if "developer" not in source:
             for message in plain:  # OpenAI's newer word for the system's role, which few templates know
                 if message["role"] == "developer":
                     message["role"] = "system"
@@ -233,6 +236,15 @@ def _plain(index: int, message: ChatMessage) -> dict[str, Any]:
         if isinstance(arguments, dict):
             check_depth(arguments, f"messages[{index}].tool_calls[{i}].function.arguments")
     return plain
+
+
+def _spell_reasoning(message: dict[str, Any], template: str) -> None:
+    """A thought has two names among clients, and a third in gpt-oss's template, which takes it or content with calls."""
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if thought:
+        message["reasoning"] = message["reasoning_content"] = thought
+        if "message.thinking" in template and not (message.get("content") and message.get("tool_calls")):
+            message["thinking"] = thought
 
 
 def content_text(content: Sequence[str | ContentPart], path: str) -> str:

@@ -11,9 +11,11 @@ from kvasir.parsers import (
     Event,
     Parser,
     ReasoningDelta,
+    ReasoningFamily,
     ReasoningThenCalls,
     ToolArgumentsDelta,
     ToolCallStart,
+    ToolFamily,
     ToolSchema,
     detect_tool_family,
     reasoning_family,
@@ -89,15 +91,16 @@ class Structures:
 
     def keeps_special_tokens(self, request: TemplateFields) -> bool:
         """Whether the marks that the parsers look for would be lost with the special tokens."""
-        calls = self._tools is not None and self._tools.special_tokens and _wants_calls(request)
-        return calls or (self._reasoning is not None and self._reasoning.special_tokens)
+        tools, reasoning = self._families(request)
+        return any(family is not None and family.special_tokens for family in (tools, reasoning))
 
     def of(self, request: TemplateFields, prompt: str | None, num_choices: int) -> Structure | None:
         """None leaves the text as it is."""
-        tools, reasoning = self._tools if _wants_calls(request) else None, self._reasoning
+        tools, reasoning = self._families(request)
         if tools is None and reasoning is None:
             return None
-        schemas = [ToolSchema(t["function"]["name"], t["function"].get("parameters")) for t in request.tools or ()]
+        wanted = request.tools or () if _wants_calls(request) else ()
+        schemas = [ToolSchema(t["function"]["name"], t["function"].get("parameters")) for t in wanted]
 
         def make() -> Parser:
             if tools is None:
@@ -108,6 +111,11 @@ class Structures:
 
         max_calls = 1 if request.parallel_tool_calls is False else None
         return Structure(make, num_choices, max_calls, request.include_reasoning is not False)
+
+    def _families(self, request: TemplateFields) -> tuple[ToolFamily | None, ReasoningFamily | None]:
+        if self._tools is not None and self._tools.reads_all:
+            return self._tools, None
+        return self._tools if _wants_calls(request) else None, self._reasoning
 
 
 def check_parsers(tool_call_parser: str, reasoning_parser: str) -> None:
