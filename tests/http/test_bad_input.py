@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from kvasir.entrypoints.http.pooling import POOLING_PATHS
 from kvasir.entrypoints.http.settings import ServerSettings
 from tests.http.fake_engine import FakeEngine
 from tests.http.live import CLIENT, LiveServer, serving
@@ -101,6 +102,12 @@ CHAT_ONLY: list[tuple[dict[str, Any], str]] = [
     ({"add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
     ({"modalities": ["audio"]}, "modalities"),
     ({"max_completion_tokens": 250}, "max_completion_tokens"),
+    ({"echo": True}, "echo"),
+    ({"thinking_token_budget": 5}, "thinking_token_budget"),
+    ({"reasoning_effort": ""}, "reasoning_effort"),
+    ({"reasoning_effort": 5}, "reasoning_effort"),
+    ({"request_id": "a b"}, "request_id"),
+    ({"request_id": "x" * 200}, "request_id"),
     ({"messages": [{"role": "user", "content": "x" * 500}]}, "messages"),
     ({"messages": [{"role": "user", "content": "x" * 100_000}]}, "messages"),
 ]
@@ -124,8 +131,48 @@ COMPLETION_ONLY: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x" * 200, "max_tokens": 100}, "max_tokens"),
     ({"prompt_embeds": "AAAA"}, "prompt_embeds"),
 ]
+RESPONSES = "/v1/responses"
+TOOL = {"type": "function", "name": "f", "parameters": {}}
+RESPONSES_ONLY: list[tuple[dict[str, Any], str]] = [
+    ({"input": None}, "input"),
+    ({"input": 5}, "input"),
+    ({"input": ""}, "input"),
+    ({"input": []}, "input"),
+    ({"input": ["a"]}, "input[0]"),
+    ({"input": [{}]}, "input[0].type"),
+    ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+    ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
+    ({"input": [{"role": "user"}]}, "input[0].content"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
+    ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0]"),
+    ({"input": [{"type": "function_call", "call_id": "a", "name": "f"}]}, "input[0].arguments"),
+    ({"input": [{"type": "function_call", "call_id": "", "name": "f", "arguments": ""}]}, "input[0].call_id"),
+    ({"input": [{"type": "function_call_output", "call_id": "a", "output": 5}]}, "input[0].output"),
+    ({"input": [{"type": "reasoning", "content": [{"text": 5}]}]}, "input[0].content[0].text"),
+    ({"input": [{"role": "user", "content": "x", "extra": nested(60)}]}, "input"),
+    ({"max_output_tokens": 0}, "max_output_tokens"),
+    ({"max_output_tokens": 1000}, "max_output_tokens"),
+    ({"max_tokens": 5}, "max_tokens"),
+    ({"n": 2}, "n"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function"}]}, "tools[0]"),
+    ({"tool_choice": "required", "tools": [TOOL]}, "tool_choice"),
+    ({"tool_choice": {"type": "file_search"}}, "tool_choice"),
+    ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+    ({"text": {"format": {"type": 5}}}, "text.format.type"),
+    ({"reasoning": {"effort": 5}}, "reasoning.effort"),
+    ({"metadata": {"a": 5}}, "metadata[...]"),
+    ({"truncation": "middle"}, "truncation"),
+    ({"previous_response_id": 5}, "previous_response_id"),
+    ({"conversation": "c"}, "conversation"),
+    ({"prompt": {"id": "p"}}, "prompt"),
+    ({"background": True, "store": False}, "background"),
+    ({"include": ["message.output_text.logprobs"], "top_logprobs": 50}, "top_logprobs"),
+    ({"input": "x" * 500}, "input"),
+]
 CASES = (
-    [(CHAT, {"messages": ASK, **b}, p) for b, p in BOTH + CHAT_ONLY]
+    [(RESPONSES, {"input": "Hi", **b}, p) for b, p in RESPONSES_ONLY]
+    + [(CHAT, {"messages": ASK, **b}, p) for b, p in BOTH + CHAT_ONLY]
     + [(COMPLETION, {"prompt": "a", **b}, p) for b, p in BOTH + COMPLETION_ONLY]
     + [
         ("/tokenize", {}, "prompt"),
@@ -152,12 +199,83 @@ def test_the_table(server: LiveServer) -> None:
         assert client.post(CHAT, json={"messages": ASK}).status_code == 200
 
 
+MESSAGES = "/v1/messages"
+USER = {"role": "user", "content": "Hi"}
+MESSAGES_CASES: list[tuple[dict[str, Any], str]] = [
+    ({"messages": []}, "messages"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    ({"messages": [{"role": "user", "content": [nested(60)]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "", "x": nested(60)}]}]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "tool_use_id"),
+    ({"messages": [USER, {"role": "assistant", "content": [{"type": "tool_use", "id": "a"}]}]}, "messages[1]"),
+    ({"messages": [USER, {"role": "assistant", "content": [{"type": "server_tool_use"}]}]}, "messages[1].content[0]"),
+    ({"max_tokens": None}, "max_tokens"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": "5"}, "max_tokens"),
+    ({"system": 5}, "system"),
+    ({"system": [{"type": "image"}]}, "system"),
+    ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0]"),
+    ({"tools": [{}]}, "tools[0].name"),
+    ({"tool_choice": {"type": "must"}}, "tool_choice.type"),
+    ({"tool_choice": {"type": "tool"}}, "tool_choice"),
+    ({"tool_choice": {"type": "any"}, "tools": [{"name": "f"}]}, "tool_choice"),
+    ({"thinking": {"type": "hard"}}, "thinking.type"),
+    ({"output_config": {"format": {"type": "json_schema", "schema": {}}}}, "output_config.format"),
+    ({"stop_sequences": [""]}, "stop"),
+    ({"n": 2}, "n must be 1"),
+    ({"temperature": -1}, "temperature"),
+    ({"messages": [{"role": "user", "content": "x" * 500}]}, "518 tokens"),
+]
+
+
+def test_messages_table(server: LiveServer) -> None:
+    """In Anthropic's shape, where the field can only be named by the sentence."""
+    wrong = []
+    for body, says in MESSAGES_CASES:
+        response = CLIENT.post(server.url + MESSAGES, json={"messages": [USER], "max_tokens": 5, **body})
+        found = response.json()
+        if response.status_code != 400 or set(found) != {"type", "error", "request_id"} or says not in str(found):
+            wrong.append((str(body)[:200], response.status_code, response.text))
+    assert not wrong, "\n".join(map(str, wrong))
+    assert server.engine.seen == []
+
+
+@pytest.mark.parametrize("path", POOLING_PATHS)
+def test_pooling_says_why_not(server: LiveServer, path: str) -> None:
+    message = check(CLIENT.post(server.url + path, json={"model": "fake", "input": "x"}), 400, "model")
+    assert "fake generates text" in message
+    check(CLIENT.post(server.url + path, json={"model": "nope"}), 404, "model")
+    check(CLIENT.post(server.url + path, content=b"{"), 400)
+    check(CLIENT.get(server.url + path), 405)
+
+
+def test_stored_responses(server: LiveServer) -> None:
+    for method, path in (
+        ("GET", "/v1/responses/nothing"),
+        ("GET", "/v1/responses/nothing?stream=true"),
+        ("DELETE", "/v1/responses/nothing"),
+        ("POST", "/v1/responses/nothing/cancel"),
+        ("GET", "/v1/responses/nothing/input_items"),
+    ):
+        check(CLIENT.request(method, server.url + path), 404, "response_id")
+    check(CLIENT.put(server.url + "/v1/responses/nothing"), 405)
+    check(CLIENT.get(server.url + "/v1/responses"), 405)
+    response_id = CLIENT.post(server.url + RESPONSES, json={"input": "Hi"}).json()["id"]
+    for query, param in (("limit=0", "limit"), ("limit=x", "limit"), ("limit=1000", "limit")):
+        check(CLIENT.get(f"{server.url}/v1/responses/{response_id}/input_items?{query}"), 400, param)
+    check(CLIENT.get(f"{server.url}/v1/responses/{response_id}?stream=true"), 400, "stream")
+    check(CLIENT.get(f"{server.url}/v1/responses/{response_id}?stream=true&starting_after=-5"), 400, "starting_after")
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", b"null", b"5", b'"x"', b"\xff\xfe", b'{"messages": [}', b"[" * 100_000, b'{"a":' * 100_000],
 )
 def test_broken_json(server: LiveServer, body: bytes) -> None:
-    for path in (CHAT, COMPLETION, "/tokenize", "/detokenize"):
+    for path in (CHAT, COMPLETION, RESPONSES, "/tokenize", "/detokenize"):
         check(CLIENT.post(server.url + path, content=body), 400)
 
 

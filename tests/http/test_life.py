@@ -147,6 +147,11 @@ def test_tokens(server: LiveServer) -> None:
     assert post("/detokenize", tokens=chat["tokens"]) == {"prompt": "<user>Hi\n<assistant>"}
     rendered = post("/v1/chat/completions/render", **ASK)
     assert rendered["prompt"] == "<user>Hi\n<assistant>" and rendered["sampling_params"]["max_tokens"] == 100
+    assert bytes(rendered["token_ids"]) == b"<user>Hi\n<assistant>"
+    completions = post("/v1/completions/render", prompt=["a", "b"], max_tokens=3, priority=2)
+    assert [c["token_ids"] for c in completions] == [[256, 97], [256, 98]]
+    assert completions[0]["prompt"] == "a" and completions[0]["sampling_params"]["max_tokens"] == 3
+    assert completions[0]["priority"] == 2 and not server.engine.seen
 
 
 def test_openapi_and_version(server: LiveServer) -> None:

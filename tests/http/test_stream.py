@@ -5,8 +5,11 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.http import sse
+from tests.http.fake_engine import Script
 from tests.http.live import CLIENT, LiveServer
 
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}]}
@@ -108,6 +111,63 @@ def test_failure_inside_a_stream(server: LiveServer) -> None:
         assert all("error" not in c for c in chunks[:-1])
         whole = CLIENT.post(server.url + path, json=base)
         assert whole.status_code == 500 and whole.json()["error"]["type"] == "internal_error"
+
+
+def test_four_choices_interleave(server: LiveServer) -> None:
+    """Each of n choices has its own text, and they grow side by side."""
+    text = server.engine.script.text = "0123456789abcdef"
+    chunks = sse.events(CLIENT.post(server.url + "/v1/chat/completions", json={**CHAT, "n": 4, "stream": True}))
+    whole = sse.collect(chunks, chat=True, usage=False)
+    assert [c["text"] for c in whole["choices"]] == [text[i:] + text[:i] for i in range(4)]
+    order = [c["choices"][0]["index"] for c in chunks]
+    assert order[:4] == [0, 1, 2, 3] and len({tuple(order[i : i + 4]) for i in range(4, 40, 4)}) == 1
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text(st.sampled_from("aab <tool_call>é🙂\u200d\n\ufffd\U0001f1f3\U0001f1f4"), max_size=40),
+    stop=st.lists(st.text(st.sampled_from("ab é🙂\n"), min_size=1, max_size=3), max_size=3),
+    per_step=st.integers(1, 7),
+    n=st.integers(1, 4),
+    keep=st.booleans(),
+    chat=st.booleans(),
+)
+def test_any_letters_any_stop(
+    server: LiveServer, text: str, stop: list[str], per_step: int, n: int, keep: bool, chat: bool
+) -> None:
+    server.engine.script = Script(text=text, per_step=per_step)
+    path, base = ("/v1/chat/completions", CHAT) if chat else ("/v1/completions", {**COMPLETION, "max_tokens": 200})
+    body = {**base, "n": n, "stop": stop, "include_stop_str_in_output": keep, "return_token_ids": True}
+    whole = CLIENT.post(server.url + path, json=body).json()
+    stream = {"stream": True, "stream_options": {"include_usage": True}}
+    streamed = sse.events(CLIENT.post(server.url + path, json={**body, **stream}))
+    assert sse.collect(streamed, chat=chat, usage=True) == sse.plain(whole, chat=chat)
+
+
+def test_tokens_as_ids(server: LiveServer) -> None:
+    body = {**COMPLETION, "logprobs": 1, "return_tokens_as_token_ids": True, "max_tokens": 1}
+    logprobs = CLIENT.post(server.url + "/v1/completions", json=body).json()["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == [f"token_id:{ord('H')}"] and set(logprobs["top_logprobs"][0]) >= {"token_id:72"}
+    chat = {**CHAT, "logprobs": True, "return_tokens_as_token_ids": True, "max_tokens": 1}
+    content = CLIENT.post(server.url + "/v1/chat/completions", json=chat).json()["choices"][0]["logprobs"]["content"]
+    assert (content[0]["token"], content[0]["bytes"]) == ("token_id:72", [72])
+
+
+def test_chat_echo(server: LiveServer) -> None:
+    messages = [*CHAT["messages"], {"role": "assistant", "content": "Well, "}]
+    body = {**CHAT, "messages": messages, "echo": True, "continue_final_message": True}
+    whole = CLIENT.post(server.url + "/v1/chat/completions", json=body).json()
+    assert whole["choices"][0]["message"]["content"] == "Well, " + server.engine.script.text
+    chunks = sse.events(CLIENT.post(server.url + "/v1/chat/completions", json={**body, "stream": True}))
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == "Well, " + server.engine.script.text
+
+
+def test_request_id_in_the_body(server: LiveServer) -> None:
+    url = server.url + "/v1/chat/completions"
+    answer = CLIENT.post(url, json={**CHAT, "request_id": "mine"})
+    assert answer.headers["x-request-id"] == "mine" and answer.json()["id"] == "chatcmpl-mine"
+    header = CLIENT.post(url, json={**CHAT, "request_id": "mine"}, headers={"X-Request-Id": "header"})
+    assert header.headers["x-request-id"] == "header" and header.json()["id"] == "chatcmpl-header"
 
 
 def test_request_id_in_and_out(server: LiveServer) -> None:

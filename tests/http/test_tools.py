@@ -165,3 +165,36 @@ def test_history_goes_through_the_template(client: OpenAI, live: LiveServer) -> 
         {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
     ]
     assert whole(client, messages=messages)["content"] == "It rains."
+
+
+def test_harmony(live: LiveServer) -> None:
+    """gpt-oss's format is read in every chat, with tools or without; its marks are special tokens and are kept."""
+    text = (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>One moment.<|end|>"
+        '<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Oslo"}'
+    )
+    with serving(FakeEngine(Script(text=text, per_step=4), 1024), ServerSettings(tool_call_parser="openai")) as other:
+        client = OpenAI(base_url=other.url + "/v1", api_key="none", max_retries=0)
+        got = whole(client)
+        assert got == streamed(client)
+        assert (got["reasoning"], got["content"], got["finish"]) == ("Hm.", "One moment.", "tool_calls")
+        assert got["calls"] == [{"name": "get_weather", "arguments": ARGUMENTS[0]}]
+        assert other.engine.seen[-1].params.skip_special_tokens is False
+        plain = whole(client, tools=[])
+        assert (plain["reasoning"], plain["calls"]) == ("Hm.", [])
+        assert "<|" not in str(plain["content"])
+
+
+def test_include_reasoning(client: OpenAI, live: LiveServer) -> None:
+    live.engine.script = Script(text="<think>Hm.</think>Hello", per_step=2)
+    got = whole(client, extra_body={"include_reasoning": False})
+    assert got == streamed(client, extra_body={"include_reasoning": False})
+    assert (got["reasoning"], got["content"]) == ("", "Hello")
+
+
+def test_effort_reaches_the_template(client: OpenAI, live: LiveServer) -> None:
+    whole(client, reasoning_effort="high")
+    assert bytes(live.engine.seen[-1].prompt_token_ids).startswith(b"[tools:get_weather][reasoning_effort=high]")
+    whole(client, reasoning_effort="none", extra_body={"chat_template_kwargs": {"thinking": True}})
+    prompt = bytes(live.engine.seen[-1].prompt_token_ids).decode()
+    assert "[enable_thinking=False][reasoning_effort=none][thinking=True]" in prompt

@@ -239,7 +239,7 @@ def _plain(index: int, message: ChatMessage) -> dict[str, Any]:
 
 
 def _spell_reasoning(message: dict[str, Any], template: str) -> None:
-    """A thought has two names among clients, and a third in gpt-oss's template, which takes it or content with calls."""
+    """Clients have two names for a thought; gpt-oss's template has a third, and none beside content and calls."""
     thought = message.get("reasoning_content") or message.get("reasoning")
     if thought:
         message["reasoning"] = message["reasoning_content"] = thought
