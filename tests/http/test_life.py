@@ -59,6 +59,10 @@ def test_headers_do_not_wait_for_ever() -> None:
         with httpx.stream("POST", live.url + "/v1/chat/completions", json={**ASK, "stream": True}) as response:
             assert time.monotonic() - start < 0.35
             sse.collect(sse.events(response), chat=True, usage=False)
+            assert response.text.startswith(": waiting\n\n"), "proxies see that it lives"
+        for api, body in (("responses", {"input": "Hi"}), ("messages", ASK)):
+            text = CLIENT.post(f"{live.url}/v1/{api}", json={**body, "stream": True}).text
+            assert text.startswith(": waiting\n\nevent: "), api
 
 
 def test_a_slow_reader_holds_nothing_up(server: LiveServer) -> None:

@@ -1,6 +1,7 @@
 """`kvasir serve` as a process, on a real engine with a tiny random checkpoint."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -89,6 +90,22 @@ def test_stream_is_the_whole(url: str) -> None:
         assert [c["text"] for c in got["choices"]] == [c["text"] for c in wanted["choices"]]
         assert [c["finish_reason"] for c in got["choices"]] == [c["finish_reason"] for c in wanted["choices"]]
         assert got["usage"] == wanted["usage"]
+
+
+def test_stop_strings_anywhere_in_the_text(url: str) -> None:
+    """A random model writes odd bytes; wherever a stop string lies, stream and whole end before its first place."""
+    body = {"prompt": "Hello", "max_tokens": 48, "seed": 5, "ignore_eos": True}
+    full = CLIENT.post(url + "/v1/completions", json=body).json()["choices"][0]["text"]
+    rng = random.Random(0)
+    for _ in range(12):
+        at = rng.randrange(len(full) - 4)
+        stop = full[at : at + rng.randint(1, 4)]
+        asked = {**body, "stop": [stop]}
+        whole = CLIENT.post(url + "/v1/completions", json=asked).json()
+        streamed = sse.events(CLIENT.post(url + "/v1/completions", json={**asked, "stream": True}))
+        got = sse.collect(streamed, chat=False, usage=False)["choices"][0]
+        assert got["text"] == whole["choices"][0]["text"] == full[: full.find(stop)], (full, stop)
+        assert (got["finish_reason"], got["stop_reason"]) == ("stop", stop)
 
 
 def test_openai_client(url: str) -> None:

@@ -48,7 +48,7 @@ class ChoicesFormat:
             pieces += self._opening(deltas, usage)
         for delta in deltas:
             for chunk in self._shape.chunks(delta):
-                pieces.append(self._writer.line([chunk], usage, usage_null=self._asked.include_usage, extras={}))
+                pieces.append(self._writer.line([chunk], usage, self._asked.include_usage))
         return b"".join(pieces)
 
     def _opening(self, deltas: list[Delta], usage: UsageBody | None) -> list[bytes]:
@@ -57,14 +57,14 @@ class ChoicesFormat:
         for index in range(len(self._wholes)):
             chunk = self._shape.opening(index)
             if chunk is not None:
-                pieces.append(self._writer.line([chunk], usage, usage_null=self._asked.include_usage, extras=extras))
+                pieces.append(self._writer.line([chunk], usage, self._asked.include_usage, extras))
                 extras = {}
         return pieces
 
     def end(self) -> bytes:
         if not self._asked.include_usage:
             return DONE
-        return self._writer.line([], usage_body(self._usage), usage_null=False, extras={}) + DONE
+        return self._writer.line([], usage_body(self._usage), False) + DONE
 
     def failure(self, error: BaseException) -> bytes:
         return b"data: " + msgspec.json.encode(error_body(error)) + b"\n\n" + DONE
@@ -93,7 +93,9 @@ class ChunkWriter:
         self._head = b"data: " + msgspec.json.encode(head)[:-1] + b',"choices":'
         self._encoder = msgspec.json.Encoder()
 
-    def line(self, choices: list[Any], usage: UsageBody | None, *, usage_null: bool, extras: dict[str, Any]) -> bytes:
+    def line(
+        self, choices: list[Any], usage: UsageBody | None, usage_null: bool, extras: dict[str, Any] | None = None
+    ) -> bytes:
         parts = [self._head, self._encoder.encode(choices)]
         if usage is not None:
             parts += (b',"usage":', self._encoder.encode(usage))

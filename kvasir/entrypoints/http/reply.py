@@ -14,6 +14,11 @@ _SSE_HEADERS = (
 )
 
 
+KEEP_ALIVE = b": waiting\n\n"
+"""A comment, which clients pass over: proxies cut off a stream that says nothing while its prompt is computed."""
+KEEP_ALIVE_S = 10.0
+
+
 class Reply:
     """Knows whether its headers are out, for then an error must go into the stream."""
 
@@ -37,7 +42,10 @@ class Reply:
                 if first.done():
                     first.result()
                 await self._start(_SSE_HEADERS)
-                await self._write(await first)
+                while not first.done():
+                    await self._write(KEEP_ALIVE)
+                    await asyncio.wait((first,), timeout=KEEP_ALIVE_S)
+                await self._write(first.result())
             finally:
                 if not first.done():
                     first.cancel()
