@@ -8,8 +8,9 @@ from starlette.routing import Route
 from kvasir.entrypoints.http.answer import Answer
 from kvasir.entrypoints.http.anthropic.format import MessageFormat
 from kvasir.entrypoints.http.anthropic.schema import CountTokensRequest, MessagesRequest
-from kvasir.entrypoints.http.anthropic.translate import chat_names_translated, chat_request
+from kvasir.entrypoints.http.anthropic.translate import CHAT_NAMES, chat_request
 from kvasir.entrypoints.http.error_shapes import MESSAGES_PATH, MessagesErrors
+from kvasir.entrypoints.http.field_names import renamed
 from kvasir.entrypoints.http.generate import GenerateRoute
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.routes import JsonRoute
@@ -25,7 +26,7 @@ class Messages:
         self._serving = serving
 
     async def create(self, request: MessagesRequest, request_id: str) -> Answer:
-        with chat_names_translated():
+        with renamed(CHAT_NAMES):
             # A max_tokens larger than the context is usual here, and the answer's stop_reason can say what happened.
             chat = await self._serving.start_chat(chat_request(request), request_id, clip_max_tokens=True)
         clipped = request.max_tokens != chat.params.max_tokens
@@ -33,7 +34,7 @@ class Messages:
         return Answer(chat.stream, MessageFormat(f"msg_{uuid.uuid4().hex}", request_id, chat.model, usage, clipped))
 
     async def count_tokens(self, request: CountTokensRequest) -> dict[str, Any]:
-        with chat_names_translated():
+        with renamed(CHAT_NAMES):
             return {"input_tokens": await self._serving.count_prompt(chat_request(request))}
 
 

@@ -1,8 +1,5 @@
 """A Messages request -> a chat request: blocks become messages, tools and choices take their chat spelling."""
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from kvasir.entrypoints.http.anthropic.schema import (
@@ -26,18 +23,7 @@ from kvasir.entrypoints.http.schema import (
 )
 from kvasir.errors import UserError
 
-_CHAT_NAMES = {"response_format": "output_config.format", "reasoning_effort": "output_config.effort"}
-
-
-@contextmanager
-def chat_names_translated() -> Iterator[None]:
-    """Errors of the chat path name the fields that this API's caller sent."""
-    try:
-        yield
-    except UserError as e:
-        for chat_name, name in _CHAT_NAMES.items():
-            e.message = re.sub(rf"\b{chat_name}\b", name, e.message)
-        raise
+CHAT_NAMES = {"response_format": "output_config.format", "reasoning_effort": "output_config.effort"}
 
 
 def chat_request(request: PromptFields) -> ChatCompletionRequest:

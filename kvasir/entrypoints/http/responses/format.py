@@ -34,6 +34,7 @@ class ResponseFormat:
         self.on_final: Callable[[dict[str, Any]], None] | None = None
         self._parts = Parts()
         self._status = "in_progress"
+        self._final_usage: dict[str, Any] | None = None
         self._error: dict[str, str] | None = None
         self._finish_reason: str | None = None
         self._next_number = 0
@@ -51,7 +52,7 @@ class ResponseFormat:
             "incomplete_details": incomplete,
             "completed_at": int(time.time()) if self._status == "completed" else None,
             "output": [item(self.response_id, part, self._status_of(part)) for part in self._parts.all],
-            "usage": None if self._status in ("queued", "in_progress") else self._usage_body(),
+            "usage": self._final_usage,
         }
 
     def set_queued(self) -> None:
@@ -65,6 +66,7 @@ class ResponseFormat:
 
     def _finish(self, status: str) -> None:
         self._status = status
+        self._final_usage = self._usage_body()
         if self.on_final is not None:
             self.on_final(self.body())
 

@@ -8,14 +8,15 @@ from typing import Any
 
 from kvasir.entrypoints.http.answer import Answer
 from kvasir.entrypoints.http.errors import log_unexpected
+from kvasir.entrypoints.http.field_names import renamed
 from kvasir.entrypoints.http.generate import Sendable
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.responses.format import ResponseFormat
 from kvasir.entrypoints.http.responses.schema import InputFields, InputTokensRequest, ResponsesRequest
 from kvasir.entrypoints.http.responses.store import EventLog, Record, ResponseStore
 from kvasir.entrypoints.http.responses.translate import (
+    CHAT_NAMES,
     LOGPROBS,
-    chat_names_translated,
     chat_request,
     check_refused,
     input_items,
@@ -58,7 +59,7 @@ class Responses:
                 "background needs store=true, and a server that stores (--responses-store-bytes).", param="background"
             )
         items, messages = self._conversation(request)
-        with chat_names_translated():
+        with renamed(CHAT_NAMES):
             chat = await self._serving.start_chat(chat_request(request, messages), request_id)
         if request.include is not None and LOGPROBS in request.include and chat.has_structure:
             raise UserError(
@@ -103,7 +104,7 @@ class Responses:
 
     async def count_input_tokens(self, request: InputTokensRequest) -> dict[str, Any]:
         _, messages = self._conversation(request)
-        with chat_names_translated():
+        with renamed(CHAT_NAMES):
             num_tokens = await self._serving.count_prompt(chat_request(request, messages))
         return {"object": "response.input_tokens", "input_tokens": num_tokens}
 

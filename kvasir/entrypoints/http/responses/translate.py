@@ -1,8 +1,5 @@
 """A Responses request -> a chat request: items become messages, tools and formats take their chat spelling."""
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from kvasir.entrypoints.http.body import check_depth, convert
@@ -25,7 +22,7 @@ from kvasir.entrypoints.http.schema import (
 from kvasir.errors import UserError
 
 LOGPROBS = "message.output_text.logprobs"
-_CHAT_NAMES = {
+CHAT_NAMES = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
     "response_format": "text.format",
@@ -37,20 +34,6 @@ _REFUSED = {
     "max_tokens": "send max_output_tokens instead of max_tokens.",
     "prompt_logprobs": "prompt_logprobs is available on /v1/chat/completions only.",
 }
-
-
-@contextmanager
-def chat_names_translated() -> Iterator[None]:
-    """Errors of the chat path name the fields that this API's caller sent."""
-    try:
-        yield
-    except UserError as e:
-        for chat_name, name in _CHAT_NAMES.items():
-            if e.param is not None and re.match(rf"{chat_name}\b", e.param):
-                e.param = name + ("" if name == "input" else e.param.removeprefix(chat_name))
-            if "_" in chat_name:  # the others are words of the language as well
-                e.message = re.sub(rf"\b{chat_name}\b", name, e.message)
-        raise
 
 
 def check_refused(request: InputFields) -> None:
