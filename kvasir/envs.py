@@ -31,6 +31,9 @@ CPU_THREADS = EnvVar("KVASIR_CPU_THREADS", "", "Threads of the CPU worker; defau
 HUB_OFFLINE = EnvVar("HF_HUB_OFFLINE", "", "Never ask the hub for files; use its local cache only.")
 VISIBLE_CARDS = EnvVar("CUDA_VISIBLE_DEVICES", "all", "Which cards may be used; empty hides all of them.")
 CHECK_MESSAGES = EnvVar("KVASIR_CHECK_MESSAGES", "", "Send in-process messages through the codec (tests do).")
+NO_DEPENDENT_LAUNCH = EnvVar(
+    "KVASIR_NO_DEPENDENT_LAUNCH", "", "Start each kernel only when the one before it has ended (to find a fault)."
+)
 CHECK_INTEGRITY = EnvVar("KVASIR_CHECK_INTEGRITY", "", "Audit every KV block after each step (slow; tests do).")
 
 ALL = tuple(v for v in list(globals().values()) if isinstance(v, EnvVar))

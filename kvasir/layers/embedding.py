@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from kvasir.distributed.groups import TensorParallelGroup
 from kvasir.distributed.shard import Piece, Span, sharded_parameter, whole
+from kvasir.ops import linear
 
 
 def _vocabulary_rows(
@@ -62,5 +63,5 @@ class LMHead(nn.Module):
         )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = self.group.all_gather(F.linear(hidden, self.weight))  # [R, V + padding]
+        logits = self.group.all_gather(linear(hidden, self.weight))  # [R, V + padding]
         return logits[:, : self.vocab_size]

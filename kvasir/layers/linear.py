@@ -99,6 +99,10 @@ class MergedColumnParallelLinear(LinearBase):
         }
         super().__init__(whole(input_size), outputs, bias, method, dtype, device)
 
+    def forward_gated(self, x: torch.Tensor) -> torch.Tensor:
+        """x [T, in] -> [T, I / world]: silu of the first part times the second; the layer has two parts of one size."""
+        return self.method.apply_gated(self, x, self.bias)
+
 
 class QKVParallelLinear(LinearBase):
     """x [T, E] -> [T, (H + 2 K) * D] of this worker's heads, queries first; parts "q", "k", "v"."""

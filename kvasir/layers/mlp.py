@@ -8,7 +8,6 @@ from torch import nn
 from kvasir.distributed.groups import TensorParallelGroup
 from kvasir.errors import ConfigError
 from kvasir.layers.linear import MergedColumnParallelLinear, RowParallelLinear
-from kvasir.ops import silu_and_mul
 from kvasir.quantization.base import LinearMethod
 
 
@@ -38,4 +37,4 @@ class GatedMLP(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(silu_and_mul(self.gate_up_proj(x)))
+        return self.down_proj(self.gate_up_proj.forward_gated(x))

@@ -11,6 +11,7 @@ An op has one name in all its places: `ops/<x>.py` is its face (documented shape
 from kvasir.ops.activation import silu_and_mul
 from kvasir.ops.dispatch import Choice, choices
 from kvasir.ops.kv_write import reshape_and_cache
+from kvasir.ops.linear import gated_linear, linear
 from kvasir.ops.norm import add_rms_norm, rms_norm
 from kvasir.ops.paged_attention import paged_attention
 from kvasir.ops.rope import apply_rope
@@ -25,6 +26,8 @@ __all__ = [
     "apply_rope",
     "choices",
     "decode_inputs",
+    "gated_linear",
+    "linear",
     "paged_attention",
     "ragged_inputs",
     "reshape_and_cache",

@@ -43,6 +43,14 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "cuda": (f"{_OPS}.triton.rope_and_cache:rope_and_cache",),
         "native": (f"{_OPS}.reference.rope_and_cache:rope_and_cache",),
     },
+    "linear": {
+        "cuda": (f"{_OPS}.triton.linear:linear",),
+        "native": (f"{_OPS}.reference.linear:linear",),
+    },
+    "gated_linear": {
+        "cuda": (f"{_OPS}.triton.linear:gated_linear",),
+        "native": (f"{_OPS}.reference.linear:gated_linear",),
+    },
     "decode_inputs": {
         "cuda": (f"{_OPS}.triton.step_inputs:decode_inputs",),
         "native": (f"{_OPS}.reference.step_inputs:decode_inputs",),

@@ -28,3 +28,7 @@ class LinearMethod(Protocol):
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x [T, in] -> [T, sum of outputs]."""
         ...
+
+    def apply_gated(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """x [T, in] -> [T, I]: silu(gate) * up of a stacked gate and up projection, of I outputs each."""
+        ...

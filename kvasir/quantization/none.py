@@ -1,9 +1,9 @@
 """The plain method: the weight as the checkpoint has it."""
 
 import torch
-from torch.nn import functional as F
 
 from kvasir.distributed.shard import Span, sharded_parameter, stack
+from kvasir.ops import gated_linear, linear
 
 
 class UnquantizedLinearMethod:
@@ -21,4 +21,7 @@ class UnquantizedLinearMethod:
         """Nothing to repack."""
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return F.linear(x, layer.weight, bias)
+        return linear(x, layer.weight, bias)
+
+    def apply_gated(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return gated_linear(x, layer.weight, bias)

@@ -1,6 +1,7 @@
 """Every Triton kernel compiles for sm_90 in the variants that models use, fits the card, and uses its tensor cores."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,12 @@ import torch
 
 from kvasir.attention.triton import TritonBackend
 from kvasir.ops.step_inputs import SlotTables, StepInputs
-from kvasir.ops.triton import step_inputs
+from kvasir.ops.triton import pdl, sample, step_inputs
 from kvasir.ops.triton.activation import silu_and_mul
 from kvasir.ops.triton.norm import add_rms_norm, rms_norm
 from kvasir.ops.triton.rope import apply_rope
 from kvasir.ops.triton.rope_and_cache import rope_and_cache
-from kvasir.ops.triton.skinny_linear import SkinnyConfig, skinny_linear
+from kvasir.ops.triton.skinny_linear import SkinnyConfig, skinny_gated, skinny_linear
 from tests.aot.conftest import MAX_SHARED_BYTES
 from tests.attention.ragged import Shape, make_step
 
@@ -140,3 +141,24 @@ def test_rope_and_cache(compiled, tmp_path: Path):
     )
     (kernel,) = compiled()
     assert kernel.spill_bytes(tmp_path) == 0 and "ld.global.v4" in kernel.ptx
+
+
+def test_dependent_launches_wait_before_they_touch_anything(compiled, monkeypatch, tmp_path: Path):
+    """As on a card: every kernel of a step waits for the one before it; only weights are asked for earlier."""
+    monkeypatch.setattr(pdl, "enabled", lambda device: True)
+    launch(compiled, Shape(16, 8, 128, 16), torch.bfloat16)
+    x, weight = torch.zeros(4, 1024, dtype=torch.bfloat16), torch.zeros(4096, 1024, dtype=torch.bfloat16)
+    skinny_linear(x, weight, None)
+    skinny_linear(x, weight[:1024], None)
+    skinny_gated(x, weight, None)
+    rms_norm(x, x[0], 1e-6)
+    silu_and_mul(x)
+    slots, floats = torch.zeros(4).long(), torch.zeros(4)
+    sample.sample_tokens(x, slots, floats, slots, slots, sample.cutoffs(x, slots, floats, slots, floats, floats))
+    assert len(compiled()) == 11
+    for kernel in compiled():
+        before, _, after = kernel.ptx.partition("griddepcontrol.wait")
+        assert after and "griddepcontrol.launch_dependents" in after, kernel.name
+        assert not re.search(r"\b(ld|st)\.global|cp\.async\.cg|\bret;", before), f"{kernel.name} does not wait first"
+        assert ("prefetch.L2" in before) == kernel.name.startswith("skinny"), kernel.name
+        assert kernel.spill_bytes(tmp_path) <= MAX_SPILL_BYTES

@@ -4,11 +4,15 @@ import torch
 import triton
 import triton.language as tl
 
+from kvasir.ops.triton import pdl
+from kvasir.ops.triton.pdl import wait_for_predecessor
+
 _BLOCK = 1024
 
 
 @triton.jit
-def _silu_and_mul_kernel(x_ptr, output_ptr, stride_token, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+def _silu_and_mul_kernel(x_ptr, output_ptr, stride_token, SIZE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    wait_for_predecessor(PDL)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < SIZE
@@ -27,5 +31,7 @@ def silu_and_mul(x: torch.Tensor) -> torch.Tensor:
     output = torch.empty((*x.shape[:-1], size), dtype=x.dtype, device=x.device)
     if output.numel():
         grid = (rows.shape[0], triton.cdiv(size, _BLOCK))
-        _silu_and_mul_kernel[grid](rows, output, rows.stride(0), SIZE=size, BLOCK=_BLOCK, num_warps=4)
+        _silu_and_mul_kernel[grid](
+            rows, output, rows.stride(0), SIZE=size, BLOCK=_BLOCK, num_warps=4, **pdl.options(x.device)
+        )
     return output

@@ -8,6 +8,8 @@ in the order of the splits, so that a repeated run gives the same bits. Rows of 
 import triton
 import triton.language as tl
 
+from kvasir.ops.triton.pdl import wait_for_predecessor
+
 # tf32x3: float32 products as three tensor-core products, close to float32 (16-bit inputs ignore it).
 _DOT = tl.constexpr("tf32x3")
 
@@ -100,8 +102,10 @@ def decode_kernel(
     G_PAD: tl.constexpr,
     MERGE: tl.constexpr,
     MIXED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """MIXED: rows with other than one token are left to the prefill kernel; else row r's query is token r."""
+    wait_for_predecessor(PDL)
     kv_head = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)

@@ -4,6 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
+from kvasir.ops.triton import pdl
+from kvasir.ops.triton.pdl import wait_for_predecessor
+
 
 @triton.jit
 def _reshape_and_cache_kernel(
@@ -24,7 +27,9 @@ def _reshape_and_cache_kernel(
     K_PAD: tl.constexpr,
     D_PAD: tl.constexpr,
     S: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    wait_for_predecessor(PDL)
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_ptr + token)
     if slot >= 0:
@@ -69,4 +74,5 @@ def reshape_and_cache(
         D_PAD=triton.next_power_of_2(head_size),
         S=key_cache.shape[1],
         num_warps=4,
+        **pdl.options(key.device),
     )

@@ -4,6 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
+from kvasir.ops.triton import pdl
+from kvasir.ops.triton.pdl import wait_for_predecessor
+
 _MIN_TILE = 1024  # elements per program; shorter rows share one
 
 
@@ -23,7 +26,9 @@ def _rms_norm_kernel(
     BLOCK_E: tl.constexpr,
     ROWS: tl.constexpr,
     ADD: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    wait_for_predecessor(PDL)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK_E)
     mask = (rows < num_rows)[:, None] & (columns < E)[None, :]
@@ -73,6 +78,7 @@ def _launch(
         ROWS=rows,
         ADD=residual is not None,
         num_warps=4 if block <= 4096 else 8,
+        **pdl.options(x.device),
     )
 
 

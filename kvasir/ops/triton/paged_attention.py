@@ -11,6 +11,7 @@ from functools import cache
 import torch
 import triton
 
+from kvasir.ops.triton import pdl
 from kvasir.ops.triton.decode_attention import decode_kernel
 from kvasir.ops.triton.prefill_attention import prefill_kernel
 
@@ -199,6 +200,7 @@ def _decode(
         MIXED=mixed,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        **pdl.options(query.device),
     )
 
 
@@ -243,4 +245,5 @@ def _prefill(
         MIXED=mixed,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        **pdl.options(query.device),
     )

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from kvasir.ops.triton.decode_attention import _DOT, scaled_scores
+from kvasir.ops.triton.pdl import wait_for_predecessor
 
 
 @triton.jit
@@ -120,8 +121,10 @@ def prefill_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     MIXED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """MIXED: rows with one token are left to the decode kernel."""
+    wait_for_predecessor(PDL)
     kv_head = tl.program_id(1)
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # late tiles see the most keys: they start first
     row, tile = _find_row(tile, starts_ptr, first_row, num_rows, BLOCK_Q)

@@ -4,6 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
+from kvasir.ops.triton import pdl
+from kvasir.ops.triton.pdl import wait_for_predecessor
+
 _HEADS = 8  # heads per program
 
 
@@ -26,7 +29,9 @@ def _rope_kernel(
     HALF_PAD: tl.constexpr,
     REST_PAD: tl.constexpr,
     HEADS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    wait_for_predecessor(PDL)
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     q_parts: tl.constexpr = (H + HEADS - 1) // HEADS
@@ -85,5 +90,6 @@ def apply_rope(
             REST_PAD=triton.next_power_of_2(max(1, head_size - rot_dim)),
             HEADS=_HEADS,
             num_warps=2,
+            **pdl.options(q.device),
         )
     return q_out, k_out

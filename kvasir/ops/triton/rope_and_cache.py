@@ -4,6 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
+from kvasir.ops.triton import pdl
+from kvasir.ops.triton.pdl import wait_for_predecessor
+
 _HEADS = 8  # heads per program
 
 
@@ -52,8 +55,9 @@ def _rope_and_cache_kernel(
     stride_block, stride_slot, stride_head,
     H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, ROT: tl.constexpr, S: tl.constexpr,
     HALF_PAD: tl.constexpr, REST_PAD: tl.constexpr, D_PAD: tl.constexpr, HEADS: tl.constexpr,
-    NORM_Q: tl.constexpr, NORM_K: tl.constexpr,
+    NORM_Q: tl.constexpr, NORM_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_predecessor(PDL)
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     q_parts: tl.constexpr = (H + HEADS - 1) // HEADS
@@ -116,5 +120,6 @@ def rope_and_cache(
             REST_PAD=triton.next_power_of_2(max(1, head_size - rot_dim)),
             D_PAD=triton.next_power_of_2(head_size), HEADS=_HEADS,
             NORM_Q=query_weight is not None, NORM_K=key_weight is not None, num_warps=2,
+            **pdl.options(query.device),
         )  # fmt: skip
     return output

@@ -18,6 +18,9 @@ import torch
 import triton
 import triton.language as tl
 
+from kvasir.ops.triton import pdl
+from kvasir.ops.triton.pdl import wait_for_predecessor
+
 BLOCK = 4096
 
 
@@ -60,8 +63,9 @@ def _gumbel(bits):
 def _best_of_chunk(
     logits_ptr, slots_ptr, temperature_ptr, seeds_ptr, positions_ptr, cutoff_ptr, best_ptr, token_ptr,
     vocab, row_stride, num_chunks,
-    HAS_CUTOFF: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_CUTOFF: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_predecessor(PDL)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     tokens = chunk * BLOCK + tl.arange(0, BLOCK)
@@ -84,7 +88,8 @@ def _best_of_chunk(
 
 
 @triton.jit
-def _best_of_row(best_ptr, token_ptr, token_ids_ptr, failed_ptr, num_chunks, CHUNKS: tl.constexpr):
+def _best_of_row(best_ptr, token_ptr, token_ids_ptr, failed_ptr, num_chunks, CHUNKS: tl.constexpr, PDL: tl.constexpr):
+    wait_for_predecessor(PDL)
     row = tl.program_id(0).to(tl.int64)
     chunks = tl.arange(0, CHUNKS)
     scores = tl.load(best_ptr + row * num_chunks + chunks, mask=chunks < num_chunks, other=float("-inf"))
@@ -114,10 +119,17 @@ def sample_tokens(
     _best_of_chunk[(num_rows, num_chunks)](
         logits, slots, temperature, seeds, positions, cutoff if cutoff is not None else best, best, tokens,
         vocab, logits.stride(0), num_chunks,
-        HAS_CUTOFF=cutoff is not None, BLOCK=block, num_warps=8,
+        HAS_CUTOFF=cutoff is not None, BLOCK=block, num_warps=8, **pdl.options(logits.device),
     )  # fmt: skip
     _best_of_row[(num_rows,)](
-        best, tokens, token_ids, failed, num_chunks, CHUNKS=triton.next_power_of_2(num_chunks), num_warps=1
+        best,
+        tokens,
+        token_ids,
+        failed,
+        num_chunks,
+        CHUNKS=triton.next_power_of_2(num_chunks),
+        num_warps=1,
+        **pdl.options(logits.device),
     )
     return token_ids, failed.view(torch.bool)
 
@@ -165,8 +177,9 @@ def _mass_above(row_ptr, vocab, edge, best, inverse, OR_EQUAL: tl.constexpr, BLO
 @triton.jit
 def _cutoff_of_row(
     logits_ptr, slots_ptr, temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, cutoff_ptr, vocab, row_stride,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_predecessor(PDL)
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots_ptr + row)
     temperature = tl.load(temperature_ptr + slot)
@@ -224,6 +237,6 @@ def cutoffs(
     found = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
     _cutoff_of_row[(logits.shape[0],)](
         logits, slots, temperature, top_k, top_p, min_p, found, logits.shape[1], logits.stride(0),
-        BLOCK=block, num_warps=16,
+        BLOCK=block, num_warps=16, **pdl.options(logits.device),
     )  # fmt: skip
     return found

@@ -6,6 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
+from kvasir.ops.triton import pdl
+from kvasir.ops.triton.pdl import wait_for_predecessor
+
 if TYPE_CHECKING:
     from kvasir.ops.step_inputs import SlotTables, StepInputs
 
@@ -23,8 +26,9 @@ def _decode_inputs_kernel(
     slots_ptr, last_token_ptr, num_computed_ptr, table_ptr,
     input_ids_ptr, positions_ptr, slot_mapping_ptr, seq_lens_ptr,
     num_rows, spare, stride_table,
-    S: tl.constexpr, BLOCK: tl.constexpr,
+    S: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_predecessor(PDL)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < num_rows
     slot = tl.load(slots_ptr + row, mask=inside, other=0)
@@ -43,8 +47,9 @@ def _ragged_inputs_kernel(
     slots_ptr, starts_ptr, host_ids_ptr, last_token_ptr, num_computed_ptr, table_ptr,
     input_ids_ptr, positions_ptr, slot_mapping_ptr, seq_lens_ptr,
     num_rows, num_tokens, steps, stride_table,
-    S: tl.constexpr, BLOCK: tl.constexpr,
+    S: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_predecessor(PDL)
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     is_row = index < num_rows
     own_slot = tl.load(slots_ptr + index, mask=is_row, other=0)
@@ -78,7 +83,7 @@ def decode_inputs(slots: torch.Tensor, tables: "SlotTables", out: "StepInputs") 
         slots, tables.last_token, tables.num_computed, tables.block_table,
         out.input_ids, out.positions, out.slot_mapping, out.seq_lens,
         rows, tables.num_computed.shape[0] - 1, tables.block_table.stride(0),
-        S=tables.block_size, BLOCK=_BLOCK, num_warps=4,
+        S=tables.block_size, BLOCK=_BLOCK, num_warps=4, **pdl.options(slots.device),
     )  # fmt: skip
 
 
@@ -90,5 +95,5 @@ def ragged_inputs(
         slots, starts, host_ids, tables.last_token, tables.num_computed, tables.block_table,
         out.input_ids, out.positions, out.slot_mapping, out.seq_lens,
         rows, tokens, rows.bit_length(), tables.block_table.stride(0),
-        S=tables.block_size, BLOCK=_BLOCK, num_warps=4,
+        S=tables.block_size, BLOCK=_BLOCK, num_warps=4, **pdl.options(slots.device),
     )  # fmt: skip

@@ -1,0 +1,47 @@
+"""Programmatic dependent launch: a kernel comes onto the card while the one before it still runs.
+
+Each kernel of a step calls `wait_for_predecessor` before it reads or writes anything that another kernel touches, and
+before any return: a kernel that never waited would let its successor start too early. What it does before that call
+(prefetching weights) runs beside its predecessor. Cards since Hopper have it; elsewhere the call is nothing.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from kvasir import envs
+
+
+@triton.jit
+def wait_for_predecessor(PDL: tl.constexpr):
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def prefetch(pointers, num_bytes):
+    """Asks for `num_bytes` (a multiple of 16) from each pointer (16-byte aligned) to be brought into the L2 cache."""
+    tl.inline_asm_elementwise(
+        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
+        "=r,l,r",
+        [pointers, num_bytes],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@cache
+def enabled(device: torch.device) -> bool:
+    if device.type != "cuda" or torch.version.cuda is None or envs.NO_DEPENDENT_LAUNCH.flag:
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def options(device: torch.device) -> dict[str, Any]:
+    """Further arguments of a launch whose kernel has a PDL parameter."""
+    return {"PDL": True, "launch_pdl": True} if enabled(device) else {"PDL": False}
