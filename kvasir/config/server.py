@@ -72,6 +72,7 @@ class ServerConfig:
     enable_force_include_usage: bool = option(
         False, help="Put token counts into every streamed reply, asked for or not."
     )
+    disable_web: bool = option(False, help="No web page at /; the API stays as it is.")
     disable_access_log: bool = option(
         False, help="No log line per HTTP request.", aliases=("--disable-uvicorn-access-log",)
     )

@@ -158,12 +158,14 @@ class EngineCore:
             return self.scheduler.reset_prefix_cache()
         if name == "stats":
             return self.scheduler.make_stats()
+        if name == "state":
+            return self.scheduler.make_state()
         if name == "check_integrity":
             return self.scheduler.check_integrity()
         if name == "worker":
             return self.executor.call(args["name"], args.get("args", {}))
         raise ConfigError(
-            f"unknown control call {name!r}; known: abort, reset_prefix_cache, stats, check_integrity, worker"
+            f"unknown control call {name!r}; known: abort, reset_prefix_cache, stats, state, check_integrity, worker"
         )
 
     def shutdown(self) -> None:

@@ -17,6 +17,7 @@ from kvasir.messages.output import (
 from kvasir.messages.params import PoolingParams, RequestOutputKind, SamplingParams
 from kvasir.messages.prompt import Prompt, TextPrompt, TokensPrompt
 from kvasir.messages.request import EngineCoreRequest
+from kvasir.messages.state import EngineState, LiveRequest
 from kvasir.messages.step import (
     PROTOCOL_VERSION,
     ModelRunnerOutput,
@@ -32,8 +33,10 @@ __all__ = [
     "Control",
     "EngineCoreOutput",
     "EngineCoreRequest",
+    "EngineState",
     "FinishReason",
     "Finished",
+    "LiveRequest",
     "Logprob",
     "ModelRunnerOutput",
     "PoolingParams",

@@ -6,7 +6,7 @@ import msgspec
 
 
 class Control(msgspec.Struct, array_like=True):
-    """`name` is e.g. abort, reset_prefix_cache, sleep, wake, profile, stats, shutdown."""
+    """`name` is e.g. abort, reset_prefix_cache, sleep, wake, profile, stats, state, shutdown."""
 
     name: str
     args: dict[str, Any] = {}

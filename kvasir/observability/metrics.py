@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from kvasir.messages import RequestOutput, SchedulerStats
+from kvasir.observability.recent import RecentAnswer, RecentAnswers
 from kvasir.observability.values import Values
 
 _SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
@@ -86,6 +87,7 @@ class Metrics:
         self._n = v.histogram("request_params_n", _ANSWERS, "Answers asked for by a request.")
         self._step_tokens = v.histogram("iteration_tokens_total", _STEP_TOKENS, "Tokens computed in one engine step.")
         self.line = LogLine()
+        self.recent = RecentAnswers()
 
     def on_scheduler_stats(self, stats: SchedulerStats) -> None:
         """Once a step."""
@@ -144,6 +146,10 @@ class Metrics:
         self._values.counters["requests_hung_up"] += 1
         self._success["abort"] += 1
 
+    def totals(self) -> dict[str, float]:
+        """Every counter without labels, since the server's start."""
+        return dict(self._values.counters)
+
     def render(self) -> bytes:
         """Prometheus text."""
         return self._values.render()
@@ -152,7 +158,7 @@ class Metrics:
 class RequestObserver:
     """Turns the DELTA outputs of one request into metrics; `metrics` None makes it do nothing."""
 
-    __slots__ = ("_arrival", "_first", "_last", "_metrics", "_prompt_tokens", "_tokens")
+    __slots__ = ("_arrival", "_first", "_last", "_metrics", "_prompt_tokens", "_recent", "_tokens")
 
     def __init__(self, metrics: Metrics | None):
         self._metrics = metrics
@@ -161,6 +167,7 @@ class RequestObserver:
         self._first: dict[int, float] = {}
         self._last: dict[int, float] = {}
         self._tokens: dict[int, int] = {}
+        self._recent: dict[int, RecentAnswer] = {}  # answers that go on
 
     def on_output(self, output: RequestOutput, n: int) -> None:
         metrics = self._metrics
@@ -177,11 +184,14 @@ class RequestObserver:
                 if index not in self._first:
                     self._first[index] = output.metrics.first_token_time or now
                     metrics.on_tokens(count, ttft_s=self._first[index] - self._arrival)
+                    self._recent[index] = metrics.recent.add(self._answer(output, index))
                 else:
                     metrics.on_tokens(count, gap_s=now - self._last[index])
                 self._last[index] = now
                 self._tokens[index] = self._tokens.get(index, 0) + count
             if answer.finish_reason is not None:
+                recent = self._recent.pop(index, None) or metrics.recent.add(self._answer(output, index))
+                self._end(recent, answer.finish_reason, now)
                 metrics.on_request_finished(
                     FinishedRequestInfo(
                         answer.finish_reason,
@@ -192,6 +202,26 @@ class RequestObserver:
                         now,
                     )
                 )
+
+    def on_closed(self) -> None:
+        """Nobody will read on: what has not finished never will."""
+        for recent in self._recent.values():
+            self._end(recent, "abort", time.time())
+        self._recent.clear()
+
+    def _answer(self, output: RequestOutput, index: int) -> RecentAnswer:
+        return RecentAnswer(
+            output.request_id,
+            index,
+            self._arrival,
+            self._first.get(index, 0.0),
+            self._prompt_tokens,
+            output.num_cached_tokens,
+        )
+
+    def _end(self, recent: RecentAnswer, reason: str, now: float) -> None:
+        recent.num_output_tokens = self._tokens.get(recent.index, 0)
+        recent.finish_reason, recent.finish_time = reason, now
 
 
 class LogLine:

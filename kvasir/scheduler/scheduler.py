@@ -10,6 +10,7 @@ from kvasir.kv_cache import KVCacheManager
 from kvasir.messages import (
     EngineCoreOutput,
     EngineCoreRequest,
+    EngineState,
     FinishReason,
     ModelRunnerOutput,
     SchedulerOutput,
@@ -20,6 +21,7 @@ from kvasir.scheduler.plan import StepInFlight, StepPlan
 from kvasir.scheduler.queue import QueuePolicy, make_policy, order_key
 from kvasir.scheduler.request import NO_SLOT, Request, RequestState
 from kvasir.scheduler.settings import SchedulerSettings
+from kvasir.scheduler.state import StepTotals, make_state
 from kvasir.scheduler.update import Outputs, ResultReader
 
 _FINISHED = RequestState.FINISHED
@@ -76,6 +78,7 @@ class Scheduler:
         self._failures: dict[Request, int] = {}  # times it started over since its last result
         self._reader = ResultReader(self._finish)
         self._stats = SchedulerStats()  # sums since the last report
+        self.totals = StepTotals()
 
     # ---- requests come and go
 
@@ -310,6 +313,7 @@ class Scheduler:
         self._sweep()
         self._stats.num_scheduled_tokens += flight.num_tokens
         self._stats.step_s = result.step_s
+        self.totals.add(flight.num_tokens, result.step_s)
         return outputs.by_client
 
     def fail_step(self, step: SchedulerOutput, message: str) -> dict[int, EngineCoreOutput]:
@@ -407,6 +411,10 @@ class Scheduler:
         stats.prefix_queries, stats.prefix_hits = self.kv.prefix_queries, self.kv.prefix_hits
         self.kv.prefix_queries = self.kv.prefix_hits = 0
         return stats
+
+    def make_state(self) -> EngineState:
+        """The present state in detail, for people who watch. Changes nothing."""
+        return make_state(self, self._clock())
 
     def reset_prefix_cache(self) -> bool:
         """Forgets cached prefixes; refused (False) while requests hold blocks."""

@@ -8,6 +8,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from kvasir.entrypoints.http.anthropic.app import messages_routes
+from kvasir.entrypoints.http.engine_state import PATH, EngineStateRoute
 from kvasir.entrypoints.http.error_shapes import on_http_exception, on_unexpected
 from kvasir.entrypoints.http.generate import GenerateRoute
 from kvasir.entrypoints.http.inflight import Inflight
@@ -23,6 +24,7 @@ from kvasir.entrypoints.http.schema import (
 )
 from kvasir.entrypoints.http.serving import Serving
 from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.entrypoints.http.web import WebPageMiddleware
 from kvasir.observability import Metrics
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
         Route("/version", system.version),
         Route("/metrics", system.metrics),
         Route("/load", system.load),
+        Route(PATH, EngineStateRoute(serving, inflight, metrics).show),
         Route("/openapi.json", system.openapi),
     ]
     app = Starlette(
@@ -88,6 +91,8 @@ def _middleware(settings: ServerSettings) -> list[Middleware]:
                 expose_headers=["x-request-id"],
             )
         )
+    if settings.web_page:
+        middleware.append(Middleware(WebPageMiddleware))
     if settings.api_keys:
         middleware.append(Middleware(ApiKeyMiddleware, api_keys=settings.api_keys))
     return middleware

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -147,7 +147,7 @@ class DeltaStream:
         observers = [RequestObserver(self._metrics) for _ in self._jobs]
         started = [False] * len(self._jobs)
         generators = [self._generate(job) for job in self._jobs]
-        async with aclosing(_merge(generators)) as merged:
+        async with aclosing(_merge(generators)) as merged, _ending(observers):
             async for i, output in merged:
                 if output.error is not None:
                     raise RequestFailedError(f"the request failed in the engine: {output.error}")
@@ -227,6 +227,15 @@ class DeltaStream:
 
     def _text(self, token_id: int, at: Logprob | None) -> tuple[str, bytes]:
         return self._token_text(token_id, None if at is None else at.decoded_token)
+
+
+@asynccontextmanager
+async def _ending(observers: Sequence[RequestObserver]) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        for observer in observers:
+            observer.on_closed()
 
 
 async def _merge(streams: Sequence[AsyncGenerator[RequestOutput]]) -> AsyncGenerator[tuple[int, RequestOutput]]:

@@ -20,7 +20,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return next((v for k, v in scope["headers"] if k == name), None)
 
 
-def _route(scope: Scope) -> str:
+def route(scope: Scope) -> str:
     """The path without the prefix that a proxy strips (--root-path)."""
     return scope["path"].removeprefix(scope.get("root_path", ""))
 
@@ -42,7 +42,7 @@ class RequestIdMiddleware:
         usable = given is not None and _REQUEST_ID.fullmatch(given) is not None
         scope["kvasir.request_id_given"] = usable
         scope["kvasir.request_id"] = given.decode("ascii") if given and usable else uuid.uuid4().hex
-        is_messages = _route(scope).startswith(MESSAGES_PATH)  # Anthropic's name for the header has no x
+        is_messages = route(scope).startswith(MESSAGES_PATH)  # Anthropic's name for the header has no x
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -62,11 +62,11 @@ class ApiKeyMiddleware:
         self._digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _route(scope) in OPEN_PATHS or self._allowed(_key(scope)):
+        if scope["type"] != "http" or route(scope) in OPEN_PATHS or self._allowed(_key(scope)):
             await self._app(scope, receive, send)
             return
         error = UnauthorizedError("this server needs an API key: send the header 'Authorization: Bearer KEY'.")
-        response = shape_for(_route(scope)).response(error, scope["kvasir.request_id"])
+        response = shape_for(route(scope)).response(error, scope["kvasir.request_id"])
         await response(scope, receive, send)
 
     def _allowed(self, key: bytes) -> bool:

@@ -25,6 +25,7 @@ _GETS = {
     "/version": "Kvasir's version.",
     "/metrics": "Prometheus text.",
     "/load": "Answers in the making.",
+    "/v1/engine/state": "The engine at this moment: counts, requests, KV blocks. For the live page.",
 }
 _POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "/v1/chat/completions": (ChatCompletionRequest, "Chat, streamed or whole."),

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from kvasir.entrypoints.http.app import build_app
+from kvasir.entrypoints.http.engine_state import NoPollingInAccessLog
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.listener import BACKLOG, address, close
 from kvasir.entrypoints.http.protocol import BoundedHttpProtocol
@@ -41,6 +42,7 @@ def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
         responses_ttl_s=args.responses_ttl,
         trust_request_chat_template=args.trust_request_chat_template,
         default_chat_template_kwargs=args.default_chat_template_kwargs,
+        web_page=not args.disable_web,
         allowed_origins=tuple(args.allowed_origins),
         allowed_methods=tuple(args.allowed_methods),
         allowed_headers=tuple(args.allowed_headers),
@@ -146,6 +148,7 @@ def _uvicorn_config(app: Starlette, args: "ServerArgs") -> uvicorn.Config:
         log = logging.getLogger(name)
         log.handlers, log.propagate = list(handlers), False
         log.setLevel(level)
+    logging.getLogger("uvicorn.access").addFilter(NoPollingInAccessLog())
     return uvicorn.Config(
         app,
         loop="none",

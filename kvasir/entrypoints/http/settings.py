@@ -22,6 +22,7 @@ class ServerSettings:
         reasoning_parser: name of a family, or "none".
         responses_store_bytes: memory for responses that can be asked for again; 0 keeps none.
         responses_ttl_s: how long one is kept.
+        web_page: serve the page at `/`; its files need no key.
         allowed_origins: CORS origins; empty means that no CORS headers are sent.
     """
 
@@ -38,6 +39,7 @@ class ServerSettings:
     reasoning_parser: str = "none"
     responses_store_bytes: int = 64 << 20
     responses_ttl_s: float = 3600.0
+    web_page: bool = True
     allowed_origins: tuple[str, ...] = ()
     allowed_methods: tuple[str, ...] = ("*",)
     allowed_headers: tuple[str, ...] = ("*",)
