@@ -48,7 +48,7 @@ export class Chat {
   /** Asks what the server has; the first model is the one talked to. */
   async loadModels() {
     const { data } = await get("v1/models");
-    const names = data.filter((m) => !m.parent).map((m) => m.id);
+    const names = data.filter((m) => m.parent || m.root === m.id).map((m) => m.id); // without a model's other names
     this.#model = names.includes(this.#model) ? this.#model : names[0];
     const select = h("select", { "aria-label": "Model" }, ...names.map((name) => h("option", { value: name }, name)));
     select.addEventListener("change", () => (this.#model = select.value));
@@ -76,6 +76,7 @@ export class Chat {
         this.#stop();
       }
     });
+    window.addEventListener("pagehide", () => [...this.#running.keys()].forEach((chat) => this.#save(chat)));
     const thread = $("thread");
     thread.addEventListener("scroll", () => this.#noteScroll(), { passive: true });
     watchTokens(thread, (body) => this.#bodies.get(body));

@@ -175,7 +175,7 @@ class ResultForm {
   }
 }
 
-function figuresOf({ usage, timing, finish, running, tokens }) {
+function figuresOf({ usage, timing, finish, running, tokens, error }) {
   const figures = [];
   const made = usage?.completion_tokens ?? tokens?.length;
   if (made) figures.push(`${count(made)} token${made === 1 ? "" : "s"}`);
@@ -186,5 +186,6 @@ function figuresOf({ usage, timing, finish, running, tokens }) {
   if (usage && !running) figures.push(`prompt ${count(usage.prompt_tokens)}${cached ? ` (${count(cached)} cached)` : ""}`);
   if (finish === "length") figures.push("cut at its longest");
   if (finish === "stopped") figures.push("stopped");
+  if (!finish && !running && !error) figures.push("not complete"); // the page was closed while it was written
   return figures;
 }

@@ -79,6 +79,7 @@ export function watchTokens(root, messageOf) {
     frame = requestAnimationFrame(() => point(x, y, target));
   };
   const point = (x, y, target) => {
+    if (target.closest?.(".token-view")) return; // shows its own
     const body = target.closest?.(".answer-body");
     const message = body && messageOf(body);
     if (!message?.tokens?.length) return hideTip();
