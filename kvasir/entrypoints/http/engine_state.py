@@ -1,4 +1,4 @@
-"""GET /v1/engine/state: the engine at this moment, as the live page shows it. Nothing is computed unless it is asked."""
+"""GET /v1/engine/state: the engine at this moment, as the live page shows it. Computed only when asked for."""
 
 import asyncio
 import logging
