@@ -37,7 +37,7 @@ def chromium() -> Iterator["Browser"]:
 
 
 def eventually(page: "Page", expression: str, arg: Any = None, seconds: float = 15.0) -> None:
-    """Waits until the expression is true. Not `wait_for_function`, which evaluates text, as the page's policy forbids."""
+    """Waits until the expression is true. `wait_for_function` would evaluate text, and the page's policy forbids it."""
     end = time.monotonic() + seconds
     while not page.evaluate(expression, arg):
         assert time.monotonic() < end, f"never true: {expression}"

@@ -120,7 +120,8 @@ def test_without_probabilities_none_are_asked_for(page: "Page", live: LiveServer
 
 
 HOSTILE = """<img src=x onerror="window.caught=1"><script>window.caught=1</script>
-**<svg onload=alert(1)>** [a](javascript:window.caught=1) [b](  JavaScript:alert(1)) [c](data:text/html,x) [d](//e.example)
+**<svg onload=alert(1)>** [a](javascript:window.caught=1) [b](  JavaScript:alert(1)) [c](data:text/html,x)
+[d](//e.example)
 ![picture](https://e.example/p.png) [fine](https://e.example/?a=1&b=2)
 
 ```html
@@ -213,7 +214,8 @@ def test_markdown_grows_into_what_it_is(page: "Page") -> None:
     assert misplaced == []
     for piece in (
         '<h3 class="h1">Title <em>here</em></h3>',
-        "<strong>bold</strong>, <em>it</em>, <del>gone</del>, <code>co*de*</code> and <strong>bold <em>both</em></strong>",
+        "<strong>bold</strong>, <em>it</em>, <del>gone</del>, <code>co*de*</code>",
+        "and <strong>bold <em>both</em></strong>",
         "2 * 3 * 4, snake_case_name, *no*.<br>Next line",
         "<ol><li>one<ul><li>a<br>continued</li><li>b<p>para</p></li></ul></li><li>two</li></ol>",
         "<blockquote><p>quoted</p><ul><li>list</li></ul></blockquote>",
