@@ -70,8 +70,8 @@ export class BlockMap {
     const width = this.element.clientWidth;
     if (!this.#state || !width) return;
     const { block_map: cells } = this.#state;
-    const most = 230; // pixels of height
-    const pitch = Math.max(3, Math.min(14, Math.floor(Math.sqrt((width * most) / cells.length))));
+    const most = 240; // pixels of height
+    const pitch = Math.max(3, Math.min(18, Math.floor(Math.sqrt((width * most) / cells.length))));
     const columns = Math.floor(width / pitch);
     const rows = Math.ceil(cells.length / columns);
     this.layout = { pitch, columns };

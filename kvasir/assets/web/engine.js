@@ -179,7 +179,7 @@ export class EnginePage {
   #drawKv(core) {
     const share = (100 * core.num_used_blocks) / core.num_blocks;
     this.kvFigures.replaceChildren(
-      h("strong", {}, `${share >= 10 ? share.toFixed(0) : share.toFixed(1)} %`),
+      h("strong", {}, `${figure(share)} %`),
       ` in use: ${count(core.num_used_blocks)} of ${count(core.num_blocks)} blocks of ${core.block_size} tokens`,
     );
   }

@@ -61,7 +61,7 @@ export class Generation {
     if (thought) message.reasoning = (message.reasoning ?? "") + thought;
     for (const call of delta.tool_calls ?? []) this.#takeCall(call);
     for (const token of choice.logprobs?.content ?? []) this.#takeToken(token);
-    if (thought || delta.content || delta.tool_calls) message.timing ??= { first_s: this.#elapsed() };
+    if (message.usage?.completion_tokens || delta.content || thought) message.timing ??= { first_s: this.#elapsed() };
     if (delta.content && message.reasoning && !message.timing.thought_s) message.timing.thought_s = this.#elapsed();
     if (message.timing) message.timing.total_s = this.#elapsed();
     if (choice.finish_reason) message.finish = choice.finish_reason;

@@ -164,7 +164,7 @@ class ResultForm {
     this.element = h(
       "form",
       { class: "results" },
-      ...calls.flatMap((call, i) => [h("label", {}, "Result of ", h("code", {}, call.name), areas[i])]),
+      ...calls.flatMap((call, i) => [h("label", {}, h("span", {}, "Result of ", h("code", {}, call.name)), areas[i])]),
       h("button", { class: "button primary", type: "submit" }, calls.length > 1 ? "Send results" : "Send result"),
     );
     this.element.addEventListener("submit", (event) => {

@@ -64,6 +64,7 @@ class Server:
         self._metrics = Metrics(engine.config.model.served_model_name[0])
         engine.add_stats_listener(self._metrics.on_scheduler_stats)
         self._app = build_app(engine, settings, self._metrics)
+        self._offers = "a page at /, OpenAI API under /v1" if settings.web_page else "OpenAI API under /v1"
         self._sock = sock
         self._address = address(sock)
         self._shutdown_timeout = args.shutdown_timeout
@@ -124,7 +125,7 @@ class Server:
         while not self._uvicorn.started:
             await asyncio.sleep(0.005)
         names = ", ".join(self._engine.config.model.served_model_name)
-        logger.info("serving %s on %s (OpenAI API under /v1)", names, self._address)
+        logger.info("serving %s on %s (%s)", names, self._address, self._offers)
 
     async def _watch_engine(self) -> None:
         """A server without an engine must not linger: ended with an exit code, it gets restarted."""
