@@ -45,7 +45,8 @@ export async function* stream(path, body, signal) {
 async function ask(path, options) {
   const headers = { ...options.headers };
   const key = apiKey.get();
-  if (!/^[\x21-\x7e]*$/.test(key)) throw new ApiError("The API key has letters that no header can carry; paste it again.", 401);
+  if (!/^[\x21-\x7e]*$/.test(key))
+    throw new ApiError("The API key has letters that no header can carry; paste it again.", 401);
   if (key) headers.authorization = `Bearer ${key}`;
   let response;
   try {

@@ -44,7 +44,8 @@ function openPanel(name, open, { focus = false } = {}) {
 }
 
 function closeOverlays() {
-  for (const name of Object.keys(panels)) if (!WIDE[name].matches && $(name).classList.contains("open")) openPanel(name, false, { focus: true });
+  for (const name of Object.keys(panels))
+    if (!WIDE[name].matches && $(name).classList.contains("open")) openPanel(name, false, { focus: true });
 }
 
 for (const [name, button] of Object.entries(panels)) {

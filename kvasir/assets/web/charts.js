@@ -56,7 +56,10 @@ export class BlockMap {
 
   update(core) {
     this.#state = core;
-    this.canvas.setAttribute("aria-label", `Map of KV blocks: ${count(core.num_used_blocks)} of ${count(core.num_blocks)} in use`);
+    this.canvas.setAttribute(
+      "aria-label",
+      `Map of KV blocks: ${count(core.num_used_blocks)} of ${count(core.num_blocks)} in use`,
+    );
     if (!this.canvas.matches(":hover")) this.note.textContent = this.#scale();
     this.#draw();
   }
@@ -100,7 +103,8 @@ export class BlockMap {
     if (!kind) return;
     const per = this.#state.blocks_per_cell;
     const first = i * per;
-    const blocks = per === 1 ? `Block ${first}` : `Blocks ${first} to ${Math.min(first + per, this.#state.num_blocks) - 1}`;
+    const blocks =
+      per === 1 ? `Block ${first}` : `Blocks ${first} to ${Math.min(first + per, this.#state.num_blocks) - 1}`;
     this.note.textContent = `${blocks}: ${kind.title.toLowerCase()}`;
   }
 }

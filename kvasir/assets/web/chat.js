@@ -9,8 +9,18 @@ import { AnswerView, toolResultView, userView } from "./message.js";
 import { hideTip, watchTokens } from "./tokens.js";
 
 const EXAMPLES = {
-  "kvasir-demo": ["What is the capital of Norway?", "Reverse the word lantern.", "Count from 1 to 30.", "How do I start the server?"],
-  default: ["Explain a paged KV cache to a librarian.", "Write a haiku about mead.", "Make a table of the planets and their moons.", "A regular expression for dates like 2026-11-24."],
+  "kvasir-demo": [
+    "What is the capital of Norway?",
+    "Reverse the word lantern.",
+    "Count from 1 to 30.",
+    "How do I start the server?",
+  ],
+  default: [
+    "Explain a paged KV cache to a librarian.",
+    "Write a haiku about mead.",
+    "Make a table of the planets and their moons.",
+    "A regular expression for dates like 2026-11-24.",
+  ],
 };
 
 const FRAME_SHARE = 4; // drawing may take one part in so many of the time
@@ -52,7 +62,9 @@ export class Chat {
     this.#model = names.includes(this.#model) ? this.#model : names[0];
     const select = h("select", { "aria-label": "Model" }, ...names.map((name) => h("option", { value: name }, name)));
     select.addEventListener("change", () => (this.#model = select.value));
-    $("model").replaceChildren(names.length > 1 ? select : h("span", { title: "The model this server runs" }, names[0] ?? ""));
+    $("model").replaceChildren(
+      names.length > 1 ? select : h("span", { title: "The model this server runs" }, names[0] ?? ""),
+    );
     if (!this.#chat.messages.length) this.#draw();
   }
 
@@ -137,7 +149,9 @@ export class Chat {
   }
 
   #answerCalls(message, results) {
-    message.calls.forEach((call, i) => this.#chat.messages.push({ role: "tool", tool_call_id: call.id, content: results[i] }));
+    message.calls.forEach((call, i) =>
+      this.#chat.messages.push({ role: "tool", tool_call_id: call.id, content: results[i] }),
+    );
     this.#generate();
   }
 
@@ -241,11 +255,19 @@ export class Chat {
       { class: "welcome" },
       h("img", { src: "web/icon.svg", alt: "", width: 56, height: 56 }),
       h("h1", {}, "What would you like to know?"),
-      h("p", {}, this.#model ? `You are talking to ${this.#model}. Nothing leaves this browser but what you send to this server.` : "\u00a0"),
+      h(
+        "p",
+        {},
+        this.#model
+          ? `You are talking to ${this.#model}. Nothing leaves this browser but what you send to this server.`
+          : "\u00a0",
+      ),
       h(
         "div",
         { class: "examples" },
-        ...examples.map((text) => h("button", { type: "button", class: "example", on: { click: () => this.#ask(text) } }, text)),
+        ...examples.map((text) =>
+          h("button", { type: "button", class: "example", on: { click: () => this.#ask(text) } }, text),
+        ),
       ),
     );
   }
@@ -254,9 +276,17 @@ export class Chat {
     const fresh = h("button", { class: "button new-chat", type: "button" }, icon("plus"), "New chat");
     fresh.addEventListener("click", () => this.#open(newChat()));
     const rows = this.#chats.map((chat) => {
-      const open = h("button", { class: "chat-open", type: "button", "aria-current": chat === this.#chat ? "true" : null }, titleOf(chat));
+      const open = h(
+        "button",
+        { class: "chat-open", type: "button", "aria-current": chat === this.#chat ? "true" : null },
+        titleOf(chat),
+      );
       open.addEventListener("click", () => this.#open(chat));
-      const remove = h("button", { class: "tool", type: "button", "aria-label": `Delete ${titleOf(chat)}`, title: "Delete" }, icon("trash"));
+      const remove = h(
+        "button",
+        { class: "tool", type: "button", "aria-label": `Delete ${titleOf(chat)}`, title: "Delete" },
+        icon("trash"),
+      );
       remove.addEventListener("click", () => this.#remove(chat));
       return h("li", { class: this.#running.has(chat) ? "running" : null }, open, remove);
     });

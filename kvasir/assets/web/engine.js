@@ -63,7 +63,12 @@ export class EnginePage {
     };
     this.map = new BlockMap();
     this.kvFigures = h("p", { class: "card-figures" });
-    this.batch = h("div", { class: "table-scroll batch-box", tabindex: "0", role: "region", "aria-label": "Running batch" });
+    this.batch = h("div", {
+      class: "table-scroll batch-box",
+      tabindex: "0",
+      role: "region",
+      "aria-label": "Running batch",
+    });
     this.lanes = h("div", { class: "lanes" });
     const spans = Object.entries(SPANS).map(([label, seconds]) => {
       const button = h("button", { type: "button", "aria-pressed": String(seconds === this.#span) }, label);
@@ -75,9 +80,21 @@ export class EnginePage {
       return button;
     });
     const legend = h("ul", { class: "legend" }, ...BLOCK_KINDS.map((k) => h("li", { class: `kv-${k.name}` }, k.title)));
-    const laneLegend = h("ul", { class: "legend" }, ...["waiting", "answering"].map((k) => h("li", { class: `lane-${k}` }, k)));
+    const laneLegend = h(
+      "ul",
+      { class: "legend" },
+      ...["waiting", "answering"].map((k) => h("li", { class: `lane-${k}` }, k)),
+    );
     this.root.replaceChildren(
-      h("div", { class: "engine-head" }, h("h1", {}, "Engine"), this.status, this.about, h("span", { class: "spacer" }), this.pause),
+      h(
+        "div",
+        { class: "engine-head" },
+        h("h1", {}, "Engine"),
+        this.status,
+        this.about,
+        h("span", { class: "spacer" }),
+        this.pause,
+      ),
       h("div", { class: "tiles" }, ...Object.values(this.tiles).map((t) => t.element)),
       h(
         "div",
@@ -85,7 +102,12 @@ export class EnginePage {
         card("KV cache", this.kvFigures, this.map.element, legend),
         card("Running batch", null, this.batch),
       ),
-      card("Recent requests", h("div", { class: "segmented", role: "group", "aria-label": "Time shown" }, ...spans), this.lanes, laneLegend),
+      card(
+        "Recent requests",
+        h("div", { class: "segmented", role: "group", "aria-label": "Time shown" }, ...spans),
+        this.lanes,
+        laneLegend,
+      ),
     );
     this.#drawPause();
   }
@@ -111,7 +133,8 @@ export class EnginePage {
 
   #take(state) {
     const last = this.#samples.at(-1);
-    if (last && (state.totals.generation_tokens < last.totals.generation_tokens || state.time <= last.time)) this.#samples = [];
+    if (last && (state.totals.generation_tokens < last.totals.generation_tokens || state.time <= last.time))
+      this.#samples = [];
     this.#samples.push(state);
     if (this.#samples.length > KEPT + 1) this.#samples.shift();
     this.about.textContent = `${state.models[0]} · Kvasir ${state.version} · context ${count(state.max_model_len)}`;
@@ -154,7 +177,11 @@ export class EnginePage {
     const { core } = this.#samples.at(-1);
     const line = (name) => rates.map((r) => r[name]);
     const { generation, requests, step, prefix } = this.tiles;
-    generation.show(now ? figure(now.generation) : "–", now ? `prompts ${figure(now.prompt)} tok/s` : "", line("generation"));
+    generation.show(
+      now ? figure(now.generation) : "–",
+      now ? `prompts ${figure(now.prompt)} tok/s` : "",
+      line("generation"),
+    );
     requests.show(
       core ? count(core.num_running) : "–",
       core ? `of at most ${count(core.max_num_seqs)} · ${count(core.num_waiting)} waiting` : "",
@@ -163,7 +190,9 @@ export class EnginePage {
     const stepped = now?.step_s !== null && now?.step_s !== undefined;
     step.show(
       stepped ? duration(now.step_s) : "–",
-      stepped ? `${figure(now.step_tokens)} tokens a step · ${figure(now.steps)} steps/s` : "no step in the last second",
+      stepped
+        ? `${figure(now.step_tokens)} tokens a step · ${figure(now.steps)} steps/s`
+        : "no step in the last second",
       line("step_s"),
     );
     const [first, last] = [this.#samples[0].totals, this.#samples.at(-1).totals];
@@ -186,7 +215,9 @@ export class EnginePage {
 
   #drawBatch({ running, waiting, num_running, num_waiting }, now) {
     if (!num_running && !num_waiting) {
-      this.batch.replaceChildren(h("p", { class: "empty" }, "Nothing is running. Ask something on the chat page, or send a request to the API."));
+      this.batch.replaceChildren(
+        h("p", { class: "empty" }, "Nothing is running. Ask something on the chat page, or send a request to the API."),
+      );
       return;
     }
     const rows = [...running, ...waiting].slice(0, MAX_ROWS).map((r) => batchRow(r, now));
@@ -195,7 +226,17 @@ export class EnginePage {
       h(
         "table",
         { class: "batch" },
-        h("thead", {}, h("tr", {}, ...["Request", "State", "Prompt", "Output", "Blocks", "Age"].map((t, i) => h("th", { class: i > 1 ? "right" : null, scope: "col" }, t)))),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ...["Request", "State", "Prompt", "Output", "Blocks", "Age"].map((t, i) =>
+              h("th", { class: i > 1 ? "right" : null, scope: "col" }, t),
+            ),
+          ),
+        ),
         h("tbody", {}, ...rows),
       ),
       more > 0 ? h("p", { class: "empty" }, `and ${count(more)} more`) : "",
@@ -207,9 +248,13 @@ export class EnginePage {
     const state = this.#samples.at(-1);
     if (!state) return;
     const now = state.time;
-    const core = new Map([...(state.core?.running ?? []), ...(state.core?.waiting ?? [])].map((r) => [parentId(r.request_id), r]));
+    const core = new Map(
+      [...(state.core?.running ?? []), ...(state.core?.waiting ?? [])].map((r) => [parentId(r.request_id), r]),
+    );
     const known = new Set(state.recent.map((a) => a.request_id));
-    const unheard = [...core].filter(([id]) => !known.has(id)).map(([id, r]) => ({ ...r, request_id: id, first_token_time: 0, finish_time: 0, finish_reason: null }));
+    const unheard = [...core]
+      .filter(([id]) => !known.has(id))
+      .map(([id, r]) => ({ ...r, request_id: id, first_token_time: 0, finish_time: 0, finish_reason: null }));
     const since = now - (this.#span || LONGEST_S);
     const all = [...state.recent, ...unheard].filter((a) => !a.finish_reason || a.finish_time > since);
     all.sort((a, b) => b.arrival_time - a.arrival_time);
@@ -251,7 +296,12 @@ class Tile {
 }
 
 function card(title, side, ...content) {
-  return h("section", { class: "card", "aria-label": title }, h("div", { class: "card-head" }, h("h2", {}, title), side), ...content);
+  return h(
+    "section",
+    { class: "card", "aria-label": title },
+    h("div", { class: "card-head" }, h("h2", {}, title), side),
+    ...content,
+  );
 }
 
 /** Without the number that one of several answers to a request has in front. */
@@ -268,7 +318,9 @@ function phase(r) {
 
 function batchRow(r, now) {
   const state = phase(r);
-  const cached = r.num_cached_tokens ? h("span", { class: "soft", title: "found in the prefix cache" }, ` (${count(r.num_cached_tokens)} hit)`) : null;
+  const cached = r.num_cached_tokens
+    ? h("span", { class: "soft", title: "found in the prefix cache" }, ` (${count(r.num_cached_tokens)} hit)`)
+    : null;
   return h(
     "tr",
     {},

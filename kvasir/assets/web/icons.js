@@ -29,6 +29,8 @@ export function icon(name) {
   return svg(
     "svg",
     { class: "icon", viewBox: "0 0 24 24", width: 18, height: 18, "aria-hidden": "true" },
-    name === "stop" ? svg("rect", { x: 7, y: 7, width: 10, height: 10, rx: 1.5, fill: "currentColor" }) : svg("path", { d: PATHS[name] }),
+    name === "stop"
+      ? svg("rect", { x: 7, y: 7, width: 10, height: 10, rx: 1.5, fill: "currentColor" })
+      : svg("path", { d: PATHS[name] }),
   );
 }

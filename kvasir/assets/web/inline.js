@@ -117,7 +117,10 @@ class Run {
     let [start, end] = [at + fence.length, close];
     const padded = this.text[start] === " " && this.text[end - 1] === " " && this.text.slice(start, end).trim();
     if (padded) [start, end] = [start + 1, end - 1];
-    return { node: h("code", {}, textAt(this.text.slice(start, end), this.span.source(start))), end: close + fence.length };
+    return {
+      node: h("code", {}, textAt(this.text.slice(start, end), this.span.source(start))),
+      end: close + fence.length,
+    };
   }
 
   emphasis(at, letter) {
@@ -138,7 +141,7 @@ class Run {
   /** Index of the mark that closes what was opened before `from`, or -1. */
   closing(mark, letter, from) {
     if (this.unclosed.has(mark)) return -1;
-    for (let at = from; ; ) {
+    for (let at = from; ;) {
       at = this.text.indexOf(mark, at);
       if (at < 0 || at + mark.length > this.to) break;
       const run = this.runLength(at, letter);
@@ -166,7 +169,10 @@ class Run {
     if (close < 0 || this.text[close + 1] !== "(") return null;
     const end = this.balanced(close + 1, "(", ")", MAX_URL);
     if (end < 0) return null;
-    const address = this.text.slice(close + 2, end).trim().split(/\s/)[0];
+    const address = this.text
+      .slice(close + 2, end)
+      .trim()
+      .split(/\s/)[0];
     const node = anchor(address);
     if (!node) return null;
     inline(node, this.span, open + 1, close, this.depth + 1);

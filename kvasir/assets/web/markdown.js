@@ -77,7 +77,8 @@ function blockAt(lines, i) {
   if (RULE.test(text)) return [{ kind: "rule", lines: [lines[i]] }, i + 1];
   if (QUOTE.test(text)) return quote(lines, i);
   if (ITEM.test(text)) return list(lines, i);
-  if (text.includes("|") && DIVIDER.test(lines[i + 1]?.text ?? "") && lines[i + 1].text.includes("-")) return table(lines, i);
+  if (text.includes("|") && DIVIDER.test(lines[i + 1]?.text ?? "") && lines[i + 1].text.includes("-"))
+    return table(lines, i);
   let end = i + 1;
   while (end < lines.length && !interrupts(lines, end)) end += 1;
   return [{ kind: "paragraph", lines: lines.slice(i, end) }, end];
@@ -86,7 +87,9 @@ function blockAt(lines, i) {
 /** Whether line i ends a paragraph. */
 function interrupts(lines, i) {
   const { text } = lines[i];
-  return !text.trim() || FENCE.test(text) || HEADING.test(text) || RULE.test(text) || QUOTE.test(text) || ITEM.test(text);
+  return (
+    !text.trim() || FENCE.test(text) || HEADING.test(text) || RULE.test(text) || QUOTE.test(text) || ITEM.test(text)
+  );
 }
 
 function fenced(lines, i, [, fence, language]) {
@@ -100,7 +103,8 @@ function fenced(lines, i, [, fence, language]) {
 
 function quote(lines, i) {
   let end = i;
-  while (end < lines.length && lines[end].text.trim() && (QUOTE.test(lines[end].text) || !interrupts(lines, end))) end += 1;
+  while (end < lines.length && lines[end].text.trim() && (QUOTE.test(lines[end].text) || !interrupts(lines, end)))
+    end += 1;
   const body = lines.slice(i, end).map((line) => {
     const cut = QUOTE.exec(line.text)?.[0].length ?? 0;
     return { text: line.text.slice(cut), at: line.at + cut };
@@ -178,7 +182,8 @@ function render(block, depth) {
 }
 
 function renderAll(parent, lines, depth) {
-  for (const block of depth < MAX_DEPTH ? blocksOf(lines) : [{ kind: "paragraph", lines }]) parent.append(render(block, depth));
+  for (const block of depth < MAX_DEPTH ? blocksOf(lines) : [{ kind: "paragraph", lines }])
+    parent.append(render(block, depth));
 }
 
 function fill(parent, lines) {
@@ -189,7 +194,11 @@ function fill(parent, lines) {
 }
 
 const RENDER = {
-  paragraph: ({ lines }) => fill(h("p"), lines.map((line) => dedent(line, Infinity))),
+  paragraph: ({ lines }) =>
+    fill(
+      h("p"),
+      lines.map((line) => dedent(line, Infinity)),
+    ),
 
   heading({ lines: [line], level }) {
     const start = line.text.search(/[^\s#]/);
@@ -227,7 +236,11 @@ const RENDER = {
       const li = h("li");
       const blocks = depth < MAX_DEPTH ? blocksOf(item) : [{ kind: "paragraph", lines: item }];
       blocks.forEach((block, i) => {
-        if (i === 0 && block.kind === "paragraph") fill(li, block.lines.map((line) => dedent(line, Infinity)));
+        if (i === 0 && block.kind === "paragraph")
+          fill(
+            li,
+            block.lines.map((line) => dedent(line, Infinity)),
+          );
         else li.append(render(block, depth + 1));
       });
       element.append(li);
@@ -237,7 +250,11 @@ const RENDER = {
 
   table({ aligns, rows: [head, ...rows] }) {
     const row = (tag, cellsOfRow) =>
-      h("tr", {}, ...head.map((_, i) => fill(h(tag, { class: aligns[i] ?? null }), [cellsOfRow[i] ?? { text: "", at: 0 }])));
+      h(
+        "tr",
+        {},
+        ...head.map((_, i) => fill(h(tag, { class: aligns[i] ?? null }), [cellsOfRow[i] ?? { text: "", at: 0 }])),
+      );
     return h(
       "div",
       { class: "table-scroll", tabindex: "0", role: "region", "aria-label": "Table" },

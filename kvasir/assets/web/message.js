@@ -11,7 +11,15 @@ const MIN_FOR_RATE = 8; // a rate over fewer tokens says nothing
 export function userView(message, actions) {
   const text = h("div", { class: "bubble" }, message.content);
   const edit = tool("edit", "Edit", () => article.replaceChildren(editor(message, actions, article, parts)));
-  const parts = [text, h("div", { class: "tools" }, copyButton(() => message.content, icon), edit)];
+  const parts = [
+    text,
+    h(
+      "div",
+      { class: "tools" },
+      copyButton(() => message.content, icon),
+      edit,
+    ),
+  ];
   const article = h("article", { class: "message user", "aria-label": "You" }, ...parts);
   return { element: article, update: () => (edit.disabled = actions.busy()) };
 }
@@ -49,7 +57,12 @@ export function toolResultView(message) {
     element: h(
       "article",
       { class: "message tool-result", "aria-label": "Tool result" },
-      h("details", {}, h("summary", {}, icon("tool"), "Result given to the tool call"), h("pre", {}, pretty(message.content))),
+      h(
+        "details",
+        {},
+        h("summary", {}, icon("tool"), "Result given to the tool call"),
+        h("pre", {}, pretty(message.content)),
+      ),
     ),
     update() {},
   };
@@ -75,10 +88,21 @@ export class AnswerView {
     this.markdown = new Markdown(this.body);
     this.reasoningText = h("div", { class: "reasoning-text" });
     this.reasoningLabel = h("span");
-    this.reasoning = h("details", { class: "reasoning", hidden: true }, h("summary", {}, icon("thought"), this.reasoningLabel), this.reasoningText);
+    this.reasoning = h(
+      "details",
+      { class: "reasoning", hidden: true },
+      h("summary", {}, icon("thought"), this.reasoningLabel),
+      this.reasoningText,
+    );
     this.calls = h("div", { class: "calls" });
     this.error = h("div", { class: "error", role: "alert", hidden: true });
-    this.waiting = h("div", { class: "waiting", role: "status", "aria-label": "Waiting for the first token" }, h("i"), h("i"), h("i"));
+    this.waiting = h(
+      "div",
+      { class: "waiting", role: "status", "aria-label": "Waiting for the first token" },
+      h("i"),
+      h("i"),
+      h("i"),
+    );
     this.figures = h("span", { class: "figures" });
     this.again = tool("again", "Answer again", () => actions.again(message));
     this.tokens = tool("tokens", "Show tokens", () => this.#toggleTokens());
@@ -122,7 +146,11 @@ export class AnswerView {
     if (!reasoning) return;
     const thinking = running && !content;
     const seconds = timing?.thought_s ?? (thinking ? undefined : timing?.total_s);
-    this.reasoningLabel.textContent = thinking ? "Thinking…" : seconds ? `Thought for ${duration(seconds)}` : "Thoughts";
+    this.reasoningLabel.textContent = thinking
+      ? "Thinking…"
+      : seconds
+        ? `Thought for ${duration(seconds)}`
+        : "Thoughts";
     if (this.reasoningText.textContent !== reasoning) this.reasoningText.textContent = reasoning.trim();
   }
 
@@ -135,7 +163,14 @@ export class AnswerView {
       if (!this.#calls[i]) {
         this.#calls[i] = { name: h("code"), args: h("pre") };
         const { name, args } = this.#calls[i];
-        this.calls.append(h("section", { class: "call", "aria-label": "Tool call" }, h("header", {}, icon("tool"), "Calls ", name), args));
+        this.calls.append(
+          h(
+            "section",
+            { class: "call", "aria-label": "Tool call" },
+            h("header", {}, icon("tool"), "Calls ", name),
+            args,
+          ),
+        );
       }
       this.#calls[i].name.textContent = call.name;
       this.#calls[i].args.textContent = pretty(call.arguments);
@@ -159,7 +194,12 @@ export class AnswerView {
 class ResultForm {
   constructor(calls, send) {
     const areas = calls.map((call) =>
-      h("textarea", { class: "mono", rows: 2, placeholder: '{"temperature": 3, "sky": "rainy"}', "aria-label": `Result of ${call.name}` }),
+      h("textarea", {
+        class: "mono",
+        rows: 2,
+        placeholder: '{"temperature": 3, "sky": "rainy"}',
+        "aria-label": `Result of ${call.name}`,
+      }),
     );
     this.element = h(
       "form",
@@ -183,7 +223,8 @@ function figuresOf({ usage, timing, finish, running, tokens, error }) {
   if (made >= MIN_FOR_RATE && seconds > 0) figures.push(`${figure((made - 1) / seconds)} tok/s`);
   if (timing && !running) figures.push(`first after ${duration(timing.first_s)}`);
   const cached = usage?.prompt_tokens_details?.cached_tokens;
-  if (usage && !running) figures.push(`prompt ${count(usage.prompt_tokens)}${cached ? ` (${count(cached)} cached)` : ""}`);
+  if (usage && !running)
+    figures.push(`prompt ${count(usage.prompt_tokens)}${cached ? ` (${count(cached)} cached)` : ""}`);
   if (finish === "length") figures.push("cut at its longest");
   if (finish === "stopped") figures.push("stopped");
   if (!finish && !running && !error) figures.push("not complete"); // the page was closed while it was written

@@ -30,7 +30,17 @@ const EXAMPLE_TOOLS = JSON.stringify(
   2,
 );
 
-const NOTHING = { system: "", temperature: "", top_p: "", top_k: "", min_p: "", max_tokens: "", seed: "", tools: "", logprobs: true };
+const NOTHING = {
+  system: "",
+  temperature: "",
+  top_p: "",
+  top_k: "",
+  min_p: "",
+  max_tokens: "",
+  seed: "",
+  tools: "",
+  logprobs: true,
+};
 
 export class Settings {
   #values = { ...NOTHING };
@@ -74,7 +84,11 @@ export class Settings {
         "div",
         { class: "panel-head" },
         h("h2", {}, "Settings"),
-        h("button", { class: "icon-button", type: "button", "aria-label": "Close settings", on: { click: close } }, icon("cross")),
+        h(
+          "button",
+          { class: "icon-button", type: "button", "aria-label": "Close settings", on: { click: close } },
+          icon("cross"),
+        ),
       ),
       h(
         "div",

@@ -21,7 +21,13 @@ function layout(message) {
     starts.push(text.length);
     text += piece;
   }
-  const layout = { count: starts.length, length: message.content.length, starts, end: text.length, offset: text.indexOf(message.content) };
+  const layout = {
+    count: starts.length,
+    length: message.content.length,
+    starts,
+    end: text.length,
+    offset: text.indexOf(message.content),
+  };
   Object.defineProperty(message, "layout", { value: layout, configurable: true }); // not enumerable: never stored
   return layout;
 }
@@ -116,7 +122,12 @@ function showTip([text, logprob, others], rect) {
   const tip = $("tip");
   const rows = others.some(([other, lp]) => other === text && lp === logprob) ? others : [[text, logprob], ...others];
   tip.replaceChildren(
-    h("div", { class: "tip-head" }, h("span", { class: "tip-token" }, visible(text)), h("strong", {}, percent(logprob))),
+    h(
+      "div",
+      { class: "tip-head" },
+      h("span", { class: "tip-token" }, visible(text)),
+      h("strong", {}, percent(logprob)),
+    ),
     ...rows.map(([other, lp]) => {
       const bar = h("span", { class: "tip-bar" });
       bar.style.width = `${Math.max(1, Math.exp(lp) * 100)}%`;
