@@ -12,11 +12,11 @@ from kvasir.attention.selector import get_attn_backend
 from kvasir.compilation import CudagraphMode
 from kvasir.config import KvasirConfig
 from kvasir.config.hf import load_model_shape
-from kvasir.loader.load import load_model
+from kvasir.loader.load import build_model, check_source, fill_model
 from kvasir.logger import get_logger
-from kvasir.models.interface import ModelBuild, TextModel
+from kvasir.models.interface import ModelBuild
 from kvasir.platforms import detect
-from kvasir.worker.worker import StartupLog, Worker, WorkerSettings
+from kvasir.worker.worker import ModelLoad, StartupLog, Worker, WorkerSettings
 
 logger = get_logger(__name__)
 
@@ -35,17 +35,15 @@ def make_worker(config: KvasirConfig, started: float) -> Worker:
         logger.info("attention backend: %s (%s)", backend.name, "; ".join(reasons))
         return backend
 
-    def load(backend: type[AttentionBackend]) -> TextModel:
-        build = ModelBuild(
+    load_format, path = config.load.load_format, Path(config.model.model_path)
+    check_source(path, load_format)
+
+    def build(backend: type[AttentionBackend]) -> ModelLoad:
+        parts = ModelBuild(
             dtype=dtype, device=device, attention_backend=backend, max_model_len=config.model.max_model_len
         )
-        return load_model(
-            shape,
-            build,
-            load_format=config.load.load_format,
-            path=Path(config.model.model_path),
-            seed=config.model.seed,
-        )
+        model = build_model(shape, parts)
+        return ModelLoad(model, lambda: fill_model(model, shape, parts, path, load_format, config.model.seed))
 
     settings = WorkerSettings(
         dtype=dtype,
@@ -63,4 +61,4 @@ def make_worker(config: KvasirConfig, started: float) -> Worker:
         cudagraph_decode_sizes=tuple(config.compilation.cudagraph_capture_sizes),
         cudagraph_mixed_sizes=tuple(config.compilation.cudagraph_mixed_sizes),
     )
-    return Worker(settings, platform, shape, select_backend, load, log=log)
+    return Worker(settings, platform, shape, select_backend, build, log=log)

@@ -64,6 +64,7 @@ def host_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -
 
 class CpuPlatform:
     device_type = "cpu"
+    row_kinds: tuple[int, ...] = (2,)
     capability = (0, 0)
 
     @property

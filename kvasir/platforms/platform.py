@@ -9,6 +9,7 @@ from kvasir.errors import ConfigError
 
 class Platform(Protocol):
     device_type: str  # "cpu" or "cuda", as torch says it
+    row_kinds: tuple[int, ...]  # numbers of rows for which a step uses different kernels
 
     @property
     def name(self) -> str:

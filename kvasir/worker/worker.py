@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from kvasir.attention.backend import AttentionBackend, AttentionNeed, GraphSupport
-from kvasir.compilation import CudagraphDispatcher, CudagraphMode, CUDAGraphWrapper
+from kvasir.compilation import CompileAhead, CudagraphDispatcher, CudagraphMode, CUDAGraphWrapper
 from kvasir.config.hf import ModelShape
 from kvasir.errors import ConfigError
 from kvasir.logger import get_logger
@@ -52,6 +52,14 @@ MAX_MIXED_ROWS = 128
 """Rows of a captured mixed step: each costs a few idle programs even when it is padding."""
 
 
+@dataclass(frozen=True)
+class ModelLoad:
+    """A model whose parameters hold nothing yet, and what fills them."""
+
+    model: TextModel
+    fill: Callable[[], None]
+
+
 @dataclass
 class StartupLog:
     """Seconds by phase; what `Ready` reports, so that the start-up log adds up."""
@@ -69,7 +77,7 @@ class Worker:
     """Owns one device.
 
     Args:
-        load: makes the model, given the attention backend class; loading is the composition root's choice.
+        build: makes the model, given the attention backend class; how it is filled is the composition root's choice.
         hooks: rank 9 features, in the order they run.
     """
 
@@ -79,7 +87,7 @@ class Worker:
         platform: Platform,
         shape: ModelShape,
         select_backend: Callable[[AttentionNeed], type[AttentionBackend]],
-        load: Callable[[type[AttentionBackend]], TextModel],
+        build: Callable[[type[AttentionBackend]], ModelLoad],
         hooks: Sequence[StepHook] = (),
         log: StartupLog | None = None,
     ):
@@ -87,7 +95,7 @@ class Worker:
         self._platform = platform
         self._shape = shape
         self._select_backend = select_backend
-        self._load = load
+        self._build = build
         self._hooks = hooks
         self._log = log or StartupLog()
         self.device = torch.device(platform.device_type)
@@ -116,9 +124,10 @@ class Worker:
             capability=self._platform.capability,
         )
         backend = self._select_backend(need)
-        model = self._load(backend)
+        load = self._build(backend)
+        model = load.model
         weights = _parameter_bytes(model)
-        self._log.mark("load weights")
+        self._log.mark("build model")
         sampling = SamplingState(settings.max_num_seqs, shape.vocab_size, self.device)
         states = RequestStates(settings.max_num_seqs, settings.max_model_len, settings.block_size, sampling.uploads)
         caches = self._allocate_kv(backend, 1)  # one block: enough for synthetic steps, which all write there
@@ -127,6 +136,13 @@ class Worker:
             settings.max_num_batched_tokens,
         )  # fmt: skip
         self.runner, graphs = self._make_runner(parts, Sampler(sampling, settings.max_logprobs), backend)
+        ahead = CompileAhead(self.device)
+        ahead.queue(self._run_all_kinds)  # compiled in threads, while the weights are read
+        self._log.mark("queue kernels")
+        load.fill()
+        self._log.mark("load weights")
+        ahead.wait()
+        self._log.mark("wait for kernels")
         activations = self._measure_activations()
         self._log.mark("first step and memory")
         self.memory = self._plan_memory(weights, activations, self._bytes_per_block(backend))
@@ -220,8 +236,16 @@ class Worker:
 
     def _warm_up(self) -> None:
         """A prefill and a decode through the real step, so that the first request meets no first call."""
-        tokens = min(64, self._settings.max_num_batched_tokens)
-        self._run_synthetic(tokens, min(2, self._settings.max_num_seqs))
+        self._run_all_kinds()
+
+    def _run_all_kinds(self) -> None:
+        """Steps that together launch every kernel in every variant: few rows and more, captured sizes and larger."""
+        settings = self._settings
+        for rows in self._platform.row_kinds:
+            self._run_synthetic(min(2 * rows, settings.max_num_batched_tokens), min(rows, settings.max_num_seqs))
+        largest = max((0, *settings.cudagraph_mixed_sizes))
+        if 0 < largest < settings.max_num_batched_tokens:  # a step that is not padded to a captured size
+            self._run_synthetic(largest + 1, 1)
 
     def _run_synthetic(self, num_tokens: int, num_rows: int) -> None:
         settings = self._settings
