@@ -32,7 +32,7 @@ class Forward:
     Attributes:
         hidden: [T, E].
         logits: [R, V] where the pass makes them, since all rows sample; None: they are still to be made.
-        graph_size: rows or tokens of the captured step that served it, 0 if none did.
+        graph_size: rows (where there are logits) or tokens of the captured step that served it, 0 if none did.
     """
 
     batch: InputBatch

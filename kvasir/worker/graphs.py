@@ -54,7 +54,8 @@ class StepGraphs:
 
     def may_sample(self, forward: Forward) -> bool:
         """Whether the step's forward pass was a captured one and its rows need nothing but the choice of a token."""
-        return forward.graph_size in self._logits and not self._sampler.state.needs_host
+        captured = forward.logits is not None and forward.graph_size in self._logits
+        return captured and not self._sampler.state.needs_host
 
     def sample(self, forward: Forward) -> SampledTokens:
         token_ids, failed = self._sampling((forward.graph_size, bool(self._sampler.state.limited)))
