@@ -43,7 +43,7 @@ class AttentionNeed:
 
 @dataclass(frozen=True)
 class AttentionBatch:
-    """The shape of one ragged step, as every backend's builder receives it. Decode rows come first.
+    """The shape of one ragged step, as every backend's builder receives it. Rows come by rising query length.
 
     Device tensors (the worker's device):
         query_start_loc: [R + 1] int32, cumulative query lengths; row r owns tokens [r, r + 1).

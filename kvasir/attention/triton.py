@@ -3,6 +3,8 @@
 Cache layout [N, 2, K, S, D]. One block is one contiguous piece of memory with its keys and values, so that moving a
 block (swap, transfer) is one copy; within it the S tokens of one head lie together, so that a program, which reads
 one KV head, reads runs of S * D elements instead of a row here and a row there.
+
+Long prompts go to cuDNN where it is better (`long_prefill.py`).
 """
 
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from kvasir.attention.backend import AttentionBatch, AttentionNeed, GraphSupport
+from kvasir.attention.long_prefill import MARGIN, LongPrefill, LongRows
 from kvasir.attention.transform import QKTransform
 from kvasir.ops.triton.kv_write import reshape_and_cache
 from kvasir.ops.triton.paged_attention import paged_attention, tickets
@@ -24,14 +27,22 @@ def cache_views(kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return kv_cache[:, 0].transpose(1, 2), kv_cache[:, 1].transpose(1, 2)
 
 
-class TritonBuilder:
-    """The kernels read the batch's device tensors themselves: nothing is left to prepare."""
+@dataclass(frozen=True)
+class TritonMetadata:
+    """The batch, whose device tensors the kernels read themselves. `long`: rows that cuDNN does, if there are any."""
 
+    batch: AttentionBatch
+    long: LongRows | None = None
+
+
+class TritonBuilder:
     def __init__(self, need: AttentionNeed):
         tickets(torch.device(need.device))
+        plain = not need.sliding_window and not need.soft_cap
+        self._has_long = plain and LongPrefill.serves(need.dtype, need.head_size, need.capability)
 
-    def build(self, batch: AttentionBatch) -> AttentionBatch:
-        return batch
+    def build(self, batch: AttentionBatch) -> TritonMetadata:
+        return TritonMetadata(batch, LongRows.of(batch) if self._has_long and LongPrefill.available else None)
 
 
 @dataclass(frozen=True)
@@ -49,30 +60,42 @@ class TritonImpl:
         key: torch.Tensor,  # [T, K, D]
         value: torch.Tensor,  # [T, K, D]
         kv_cache: torch.Tensor,  # [N, 2, K, S, D]
-        metadata: AttentionBatch,
+        metadata: TritonMetadata,
         transform: QKTransform | None = None,
     ) -> torch.Tensor:  # [T, H, D]
         key_cache, value_cache = cache_views(kv_cache)
+        batch = metadata.batch
+        margin = MARGIN if metadata.long is not None else 0
+        room = torch.empty(margin + query.shape[0] + margin, *query.shape[1:], dtype=query.dtype, device=query.device)
+        turned = room[margin : margin + query.shape[0]]
         if transform is None:
-            reshape_and_cache(key, value, key_cache, value_cache, metadata.slot_mapping)
+            reshape_and_cache(key, value, key_cache, value_cache, batch.slot_mapping)
+            turned = turned.copy_(query) if margin else query
         else:
-            query = rope_and_cache(
-                transform.positions, query, key, value, transform.cos_sin, key_cache, value_cache,
-                metadata.slot_mapping, transform.query_weight, transform.key_weight, transform.eps,
+            rope_and_cache(
+                transform.positions, query, key, value, transform.cos_sin, key_cache, value_cache, batch.slot_mapping,
+                transform.query_weight, transform.key_weight, transform.eps, turned,
             )  # fmt: skip
-        return paged_attention(
-            query,
+        output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        long = metadata.long
+        if long is not None and not LongPrefill.forward(room, key_cache, value_cache, batch, long, self.scale, output):
+            long = None
+        paged_attention(
+            turned,
             key_cache,
             value_cache,
-            metadata.query_start_loc,
-            metadata.seq_lens,
-            metadata.block_table,
-            metadata.table_rows,
+            batch.query_start_loc,
+            batch.seq_lens,
+            batch.block_table,
+            batch.table_rows,
             self.scale,
-            num_decodes=metadata.num_decodes,
+            num_decodes=batch.num_decodes,
             sliding_window=self.sliding_window,
             soft_cap=self.logits_soft_cap,
+            output=output,
+            only=None if long is None else (long.first_row, long.first_token),
         )
+        return output
 
 
 class TritonBackend:

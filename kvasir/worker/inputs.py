@@ -1,7 +1,7 @@
 """A plan's rows as the model will see them: host numbers, and the tensors made from them.
 
-Rows are sorted so that decode rows (one token) come first, since attention backends treat them
-apart; `StepLayout.order` leads back to the plan's rows.
+Rows are sorted by their number of tokens, since attention backends treat rows of one token, and very long ones, apart;
+`StepLayout.order` leads back to the plan's rows.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class StepLayout:
     @classmethod
     def of(cls, plan: SchedulerOutput) -> "StepLayout":
         lens = np.asarray(plan.num_scheduled_tokens, dtype=np.int64)
-        order = np.argsort(lens > 1, kind="stable")
+        order = np.argsort(lens, kind="stable")
         samples = np.asarray(plan.samples, dtype=bool)[order]
         slots = np.asarray(plan.slots, dtype=np.int64)[order]
         context = np.asarray(plan.num_computed_tokens, dtype=np.int64)[order]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvasir.attention.triton import TritonBackend
+from kvasir.attention.triton import TritonBackend, TritonMetadata
 from kvasir.ops.step_inputs import SlotTables, StepInputs
 from kvasir.ops.triton import pdl, sample, step_inputs
 from kvasir.ops.triton.activation import silu_and_mul
@@ -30,7 +30,7 @@ def launch(compiled, shape: Shape, dtype: torch.dtype, window: int | None = None
         dtype=dtype,
     )
     impl = TritonBackend.make_impl(shape.num_heads, shape.head_size, 0.1, shape.num_kv_heads, window, cap)
-    impl.forward(step.query, step.new(step.keys), step.new(step.values), cache, step.batch)
+    impl.forward(step.query, step.new(step.keys), step.new(step.values), cache, TritonMetadata(step.batch))
     return {kernel.name: kernel for kernel in compiled()}
 
 
@@ -63,7 +63,7 @@ def test_a_step_whose_rows_only_the_device_knows(compiled, tmp_path: Path):
     cache = torch.zeros(TritonBackend.kv_cache_shape(step.num_blocks, 16, 8, 128), dtype=torch.bfloat16)
     batch = dataclasses.replace(step.batch, num_decodes=None)
     TritonBackend.make_impl(16, 128, 0.1, 8).forward(
-        step.query, step.new(step.keys), step.new(step.values), cache, batch
+        step.query, step.new(step.keys), step.new(step.values), cache, TritonMetadata(batch)
     )
     assert {"decode_kernel", "prefill_kernel"} < {kernel.name for kernel in compiled()}
     assert all(kernel.spill_bytes(tmp_path) <= MAX_SPILL_BYTES for kernel in compiled())
@@ -88,7 +88,7 @@ def test_a_longer_batch_compiles_nothing_new(compiled):
         step = make_step(lens, shape, torch.bfloat16, 0)
         cache = torch.zeros(TritonBackend.kv_cache_shape(step.num_blocks, 16, 8, 64), dtype=torch.bfloat16)
         impl = TritonBackend.make_impl(16, 64, 0.1, 8, 16)
-        impl.forward(step.query, step.new(step.keys), step.new(step.values), cache, step.batch)
+        impl.forward(step.query, step.new(step.keys), step.new(step.values), cache, TritonMetadata(step.batch))
     assert compiled()
     for kernel in compiled():
         assert id(kernel.kernel) == names[kernel.name], f"{kernel.name} was compiled again"

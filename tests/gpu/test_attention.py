@@ -10,7 +10,8 @@ from kvasir.attention.reference import ReferenceBackend
 from tests.attention.ragged import Shape, Step, expected, make_step, need_of, random_lens, run_backend
 
 pytest.importorskip("triton")
-from kvasir.attention.triton import TritonBackend
+from kvasir.attention import long_prefill
+from kvasir.attention.triton import TritonBackend, TritonMetadata
 
 pytestmark = pytest.mark.gpu
 
@@ -70,6 +71,20 @@ def test_long_prompt_and_long_context() -> None:
     check(make_step([(2, 1), (3000, 200), (0, 1500)], QWEN, torch.bfloat16, 2))
 
 
+@pytest.mark.parametrize("shape", [QWEN, LLAMA, Shape(4, 2, 64, 64)])
+@pytest.mark.parametrize(
+    "lens",
+    [[(0, 2048)], [(5, 1), (0, 300), (0, 3000)], [(40, 1), (700, 2500), (2500, 2100)], [(1024, 2048), (3000, 4500)]],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_long_rows_go_to_cudnn(lens: list[tuple[int, int]], shape: Shape, dtype: torch.dtype, monkeypatch) -> None:
+    used = []
+    attend = long_prefill.dense_attention
+    monkeypatch.setattr(long_prefill, "dense_attention", lambda *a: (used.append(1), attend(*a))[1])
+    check(make_step(lens, shape, dtype, 11))
+    assert len(used) == sum((q >= 2048) + (q >= 2048 and c >= 1024) for c, q in lens)
+
+
 def test_many_prefill_rows() -> None:
     lens = [(int(n) % 50, 2 + int(n)) for n in torch.randint(0, 60, (200,), generator=torch.Generator().manual_seed(3))]
     check(make_step(lens, Shape(4, 2, 64, 16), torch.bfloat16, 3))
@@ -117,7 +132,7 @@ def test_a_captured_decode_step_replays_for_other_lengths(window: int | None) ->
     impl = TritonBackend.make_impl(16, 128, 0.1, 8, window)
 
     def run() -> torch.Tensor:
-        return impl.forward(query, key, value, cache, static)
+        return impl.forward(query, key, value, cache, TritonMetadata(static))
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

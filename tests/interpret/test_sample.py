@@ -105,12 +105,14 @@ def test_half_precision_is_read_as_it_is():
     assert torch.equal(fused.sample_tokens(logits, *args, block=64)[0], want)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("seed", "vocab", "block"), [(1, 1, 16), (1, 37, 16), (2, 37, 32), (3, 1003, 1024)])
-def test_cutoffs_keep_what_the_reference_keeps(seed: int, vocab: int, block: int):
+def test_cutoffs_keep_what_the_reference_keeps(seed: int, vocab: int, block: int, dtype: torch.dtype):
     gen = torch.Generator().manual_seed(seed)
     rows, total = 7, 10
     logits = torch.randn(rows, vocab, generator=gen) * 3
     logits = torch.where(torch.rand(logits.shape, generator=gen) < 0.5, logits.round(), logits)  # ties, 0.0 and -0.0
+    logits = logits.to(dtype)
     logits[torch.rand(logits.shape, generator=gen) < 0.2] = float("-inf")
     logits[6] = float("-inf")
     slots = torch.randperm(total, generator=gen)[:rows]
@@ -122,7 +124,7 @@ def test_cutoffs_keep_what_the_reference_keeps(seed: int, vocab: int, block: int
     top_k[slots[3]], min_p[slots[3]] = 0, 0.0  # top-p alone
     top_k[slots[4]], top_p[slots[4]], min_p[slots[4]] = 0, 1.0, 0.0  # no limit
     got = fused.cutoffs(logits, slots, heat, top_k, top_p, min_p, block=block)
-    want = reference.cutoffs(logits, *(t[slots] for t in (heat, top_k, top_p, min_p)), 60, True, True)
+    want = reference.cutoffs(logits.float(), *(t[slots] for t in (heat, top_k, top_p, min_p)), 60, True, True)
     assert got[4] == float("-inf")
     assert torch.equal(logits[:6] >= got[:6, None], logits[:6] >= want[:6, None])
     assert got[6] == float("-inf")

@@ -86,13 +86,16 @@ class SplitPlan:
 def split_plan(rows: int, num_kv_heads: int, processors: int) -> SplitPlan:
     """From the batch's shape alone. A few programs for each processor hide the tail of uneven rows.
 
-    When rows and heads fill the card by themselves, only rows far longer than usual are split.
+    When rows and heads fill the card by themselves, only rows far longer than usual are split: a second wave of
+    programs costs more than uneven ends.
     """
     programs = rows * num_kv_heads
     if programs > MAX_TICKETS:
         return SplitPlan(1, 1)
     splits = min(MAX_SPLITS, max(4, triton.next_power_of_2(triton.cdiv(8 * processors, programs))))
-    return SplitPlan(splits, 256 if programs < 4 * processors else 2048)
+    if 2 * programs >= 3 * processors:
+        return SplitPlan(splits, 2048)
+    return SplitPlan(splits, 256 if 4 * programs >= processors else 128)
 
 
 def paged_attention(
@@ -108,17 +111,24 @@ def paged_attention(
     num_decodes: int | None = 0,
     sliding_window: int | None = None,
     soft_cap: float | None = None,
+    output: torch.Tensor | None = None,
+    only: tuple[int, int] | None = None,
 ) -> torch.Tensor:
+    """`only`: just so many rows, which have so many tokens; the rest of `output` is left as it is."""
     if query.stride(-1) != 1:
         query = query.contiguous()
-    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    batch = Rows(query_start_loc, seq_lens, block_table, table_rows)
+    if output is None:
+        output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    rows, tokens = only if only is not None else (seq_lens.shape[0], query.shape[0])
+    batch = Rows(query_start_loc, seq_lens[:rows], block_table, table_rows)
     common = _common_arguments(query, key_cache, scale, sliding_window, soft_cap)
-    decodes = seq_lens.shape[0] if num_decodes is None else num_decodes
+    mixed = num_decodes is None
+    decodes = rows if num_decodes is None else num_decodes
     if decodes:
-        _decode(query, key_cache, value_cache, batch, output, decodes, common, mixed=num_decodes is None)
-    if num_decodes is None or query.shape[0] > num_decodes:
-        _prefill(query, key_cache, value_cache, batch, output, num_decodes or 0, common, mixed=num_decodes is None)
+        _decode(query, key_cache, value_cache, batch, output, decodes, common, mixed=mixed)
+    if mixed or tokens > decodes:
+        first = 0 if mixed else decodes
+        _prefill(query[:tokens], key_cache, value_cache, batch, output, first, common, mixed=mixed)
     return output
 
 

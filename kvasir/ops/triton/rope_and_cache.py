@@ -103,11 +103,13 @@ def rope_and_cache(
     query_weight: torch.Tensor | None = None,
     key_weight: torch.Tensor | None = None,
     eps: float = 0.0,
+    output: torch.Tensor | None = None,  # [T, H, D] contiguous, to be filled
 ) -> torch.Tensor:
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     tokens, num_heads, head_size = query.shape
     num_kv_heads, rot_dim = key.shape[1], cos_sin_cache.shape[-1]
-    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    if output is None:
+        output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if tokens:
         parts = triton.cdiv(num_heads, _HEADS) + 2 * triton.cdiv(num_kv_heads, _HEADS)
         _rope_and_cache_kernel[(tokens, parts)](

@@ -11,7 +11,7 @@ multiply-add), so a token may differ from the reference's only where the two bes
 
 *Cut-offs*: no sort. One program a row looks for the lowest float32 value above which there are fewer than k tokens, or
 less than p of the mass, by bisection over the bits of that value (they are ordered as the floats are): at most 32
-passes over a row that lies in the L2 cache. The order of every sum depends on the block only, not on the batch.
+passes over a row that lies in the L2 cache, 16 for bfloat16 logits. The order of every sum depends on the block only, not on the batch.
 """
 
 import torch
@@ -22,6 +22,7 @@ from kvasir.ops.triton import pdl
 from kvasir.ops.triton.pdl import wait_for_predecessor
 
 BLOCK = 4096
+_UNUSED_BITS = {torch.bfloat16: 16, torch.float16: 13}  # of a float32 that came from 16 bits
 
 
 @triton.jit
@@ -141,13 +142,16 @@ def _flip(bits):
 
 
 @triton.jit
-def _key_of(value):
-    return _flip(value.to(tl.int32, bitcast=True)).to(tl.int64)
+def _key_of(value, SHIFT: tl.constexpr):
+    return _flip(value.to(tl.int32, bitcast=True)).to(tl.int64) >> SHIFT
 
 
 @triton.jit
-def _value_of(key):
-    return _flip(key.to(tl.int32)).to(tl.float32, bitcast=True)
+def _value_of(key, SHIFT: tl.constexpr):
+    """The largest value of this key; SHIFT: low bits that no logit uses, since 16-bit numbers have fewer."""
+    bits = key << SHIFT
+    bits = tl.where(key < 0, bits | ((1 << SHIFT) - 1), bits)
+    return _flip(bits.to(tl.int32)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -177,7 +181,7 @@ def _mass_above(row_ptr, vocab, edge, best, inverse, OR_EQUAL: tl.constexpr, BLO
 @triton.jit
 def _cutoff_of_row(
     logits_ptr, slots_ptr, temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, cutoff_ptr, vocab, row_stride,
-    BLOCK: tl.constexpr, PDL: tl.constexpr,
+    SHIFT: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_predecessor(PDL)
     row = tl.program_id(0).to(tl.int64)
@@ -198,27 +202,27 @@ def _cutoff_of_row(
         if min_p > 0:
             floor = best + tl.log(min_p) * temperature
         if (top_k > 0) & (top_k < vocab):
-            low = _key_of(floor)
-            high = _key_of(best)
+            low = _key_of(floor, SHIFT)
+            high = _key_of(best, SHIFT)
             while low < high:
                 middle = low + ((high - low) >> 1)
-                if _count_above(row_ptr, vocab, _value_of(middle), BLOCK) < top_k:
+                if _count_above(row_ptr, vocab, _value_of(middle, SHIFT), BLOCK) < top_k:
                     high = middle
                 else:
                     low = middle + 1
-            floor = _value_of(high)
+            floor = tl.maximum(floor, _value_of(high, SHIFT))
         if top_p < 1.0:
             inverse = 1.0 / temperature
             wanted = _mass_above(row_ptr, vocab, floor, best, inverse, True, BLOCK) * top_p
-            low = _key_of(floor)
-            high = _key_of(best)
+            low = _key_of(floor, SHIFT)
+            high = _key_of(best, SHIFT)
             while low < high:
                 middle = low + ((high - low) >> 1)
-                if _mass_above(row_ptr, vocab, _value_of(middle), best, inverse, False, BLOCK) < wanted:
+                if _mass_above(row_ptr, vocab, _value_of(middle, SHIFT), best, inverse, False, BLOCK) < wanted:
                     high = middle
                 else:
                     low = middle + 1
-            floor = _value_of(high)
+            floor = tl.maximum(floor, _value_of(high, SHIFT))
     tl.store(cutoff_ptr + row, floor)
 
 
@@ -237,6 +241,6 @@ def cutoffs(
     found = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
     _cutoff_of_row[(logits.shape[0],)](
         logits, slots, temperature, top_k, top_p, min_p, found, logits.shape[1], logits.stride(0),
-        BLOCK=block, num_warps=16, **pdl.options(logits.device),
+        SHIFT=_UNUSED_BITS.get(logits.dtype, 0), BLOCK=block, num_warps=16, **pdl.options(logits.device),
     )  # fmt: skip
     return found
