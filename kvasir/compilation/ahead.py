@@ -1,36 +1,43 @@
-"""Kernels compiled in threads while the weights are read.
+"""Kernels compiled by child processes while the weights are read.
 
-A step is run for the sake of its launches only: each becomes a compilation that somebody else does, and nothing reaches
-the card. The compiler leaves the interpreter lock for most of its work, so threads are enough.
+A step is run for the sake of its launches only: each is noted as a compilation to be done, and nothing reaches the
+card. Children made by fork, which have all modules already, do them and leave the results in Triton's disk cache, where
+the first real launch finds them. Threads would not do: half of a compilation is Python.
 """
 
+import contextlib
 import os
+import signal
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-MAX_THREADS = 12
+from kvasir.logger import get_logger
+
+logger = get_logger(__name__)
+MAX_CHILDREN = 12
+PATIENCE_S = 60.0
 
 
 class CompileAhead:
-    """`ahead.queue(steps)`; later, before the first real launch, `ahead.wait()`."""
+    """`queue(steps)`, `start()`, and `wait()` before the first real launch."""
 
     def __init__(self, device: torch.device):
         self._compiles = device.type == "cuda" and "triton" in sys.modules  # no kernel of ours is used elsewhere
-        self._begun: dict[Any, Any] = {}
-        self._threads: ThreadPoolExecutor | None = None
+        self._jobs: dict[Any, Callable[[], Any]] = {}
+        self._children: list[int] = []
 
     def queue(self, steps: Callable[[], None]) -> None:
-        """Runs `steps` with Triton launches that start a compilation and do nothing else; not at all if none would."""
+        """Runs `steps` with Triton launches that note a compilation and do nothing else; not at all if none would."""
         if self._compiles:
             with self._instead_of_launching():
                 steps()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _instead_of_launching(self) -> Iterator[None]:
         from triton.runtime import _async_compile
         from triton.runtime.jit import JITFunction
@@ -40,8 +47,6 @@ class CompileAhead:
         def compile_only(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
             return launch(function, *args, grid=grid, warmup=True, **options)
 
-        threads = max(1, min(MAX_THREADS, os.cpu_count() or 1))
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="kvasir-compile")
         token = _async_compile.active_mode.set(self)  # Triton asks its active mode for `submit` only
         JITFunction.run = compile_only
         try:
@@ -50,20 +55,48 @@ class CompileAhead:
             JITFunction.run = launch
             _async_compile.active_mode.reset(token)
 
-    def submit(self, key: Any, compile_fn: Any, finalize_fn: Any) -> Any:
-        from triton.runtime._async_compile import FutureKernel
+    def submit(self, key: Any, compile_fn: Callable[[], Any], finalize_fn: Any) -> None:
+        """Called by Triton with what it would compile."""
+        self._jobs.setdefault(key, compile_fn)
 
-        assert self._threads is not None
-        if key not in self._begun:
-            self._begun[key] = FutureKernel(finalize_fn, self._threads.submit(compile_fn))
-        return self._begun[key]
+    def start(self) -> None:
+        """Begins; the parent goes on with something else."""
+        jobs = list(self._jobs.values())
+        count = min(MAX_CHILDREN, os.cpu_count() or 1, len(jobs))
+        if count < 2:
+            return
+        with warnings.catch_warnings():
+            # Threads of libraries do not exist in the children, which use none of them: no CUDA, no products.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._children = [_fork(jobs[part::count]) for part in range(count)]
 
     def wait(self) -> int:
-        """Until all kernels are there; returns their number."""
-        count = len(self._begun)
-        for kernel in self._begun.values():
-            kernel.result()
-        self._begun.clear()
-        if self._threads is not None:
-            self._threads.shutdown()
-        return count
+        """Until the children are done; returns how many kernels were queued. One that hangs is stopped."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self._children and time.monotonic() < deadline:
+            self._children = [child for child in self._children if not _has_ended(child)]
+            time.sleep(0.005)
+        for child in self._children:
+            logger.warning("a compilation took longer than %.0f s; its kernels are compiled when needed", PATIENCE_S)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        return len(self._jobs)
+
+
+def _fork(jobs: list[Callable[[], Any]]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        for job in jobs:
+            with contextlib.suppress(Exception):  # the parent will meet the same error and say it
+                job()
+    finally:
+        os._exit(0)
+
+
+def _has_ended(child: int) -> bool:
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] == child
+    except ChildProcessError:  # somebody else collected it
+        return True

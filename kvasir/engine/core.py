@@ -60,6 +60,7 @@ class EngineCore:
         self._in_flight: Launched | None = None
         self._rejected: list[tuple[int, str, str]] = []
         self._reported = 0.0
+        self._quiet_work_left = True
         self._copy_messages = envs.CHECK_MESSAGES.flag
         self._audit = envs.CHECK_INTEGRITY.flag
         gc.collect()
@@ -81,6 +82,12 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         return self._in_flight is not None or bool(self._rejected) or self.scheduler.has_work()
+
+    def use_quiet_moment(self) -> bool:
+        """Does a piece of work that can wait for a moment without requests; whether more is left."""
+        if self._quiet_work_left:
+            self._quiet_work_left = bool(self.executor.call("idle", {}))
+        return self._quiet_work_left
 
     # -- the step ---------------------------------------------------------------------------------------------
 

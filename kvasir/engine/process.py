@@ -65,7 +65,7 @@ class CoreServer:
         writer = threading.Thread(target=self._write, name="kvasir-core-out", daemon=True)
         writer.start()
         while self._running:
-            self._take_messages(wait=not self._core.has_work)
+            self._take_messages(wait=not self._core.has_work and not self._core.use_quiet_moment())
             if not self._running:
                 break
             for output in self._core.step().values():

@@ -9,7 +9,6 @@ Two passes do the same work for different batches:
 Each is called twice a step: `stage` hands what the host knows to the step's one upload, `run` launches kernels.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,12 +32,14 @@ class Forward:
         hidden: [T, E].
         logits: [R, V] where the pass makes them, since all rows sample; None: they are still to be made.
         graph_size: rows (where there are logits) or tokens of the captured step that served it, 0 if none did.
+        missing: the size of the graph that would have served it but is not captured yet, 0 if none.
     """
 
     batch: InputBatch
     hidden: torch.Tensor
     logits: torch.Tensor | None = None
     graph_size: int = 0
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,12 @@ class DecodePass:
         padded[: layout.num_rows] = layout.slots
         self._parts.uploads.put(padded, lambda words: self.slots[:rows].copy_(words))
 
-    def forget(self) -> None:
-        """All rows are padding from here on."""
+    @property
+    def sizes(self) -> list[int]:
+        return self._parts.dispatcher.decode_sizes
+
+    def pad_all(self) -> None:
+        """All rows are padding until the next step is staged: a run writes nowhere."""
         self.slots.fill_(self._parts.states.spare)
         self._staged = 0, []
 
@@ -109,7 +114,7 @@ class DecodePass:
             layout, slots, inputs.input_ids[:rows], inputs.positions[:rows], slots, self._indices[:rows],
             self._attention(rows, layout),
         )  # fmt: skip
-        return Forward(batch, hidden[:rows], logits[:rows], self._size)
+        return Forward(batch, hidden[:rows], logits[:rows], *_served(self.graphs, self._size))
 
     def _launch(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = self._inputs(rows)
@@ -169,8 +174,12 @@ class RaggedPass:
         for values in (slots, starts, ids, sample_slots, sample_tokens):
             self._parts.uploads.put(values, self._words.append)
 
-    def forget(self) -> None:
-        """All rows are padding from here on."""
+    @property
+    def sizes(self) -> list[int]:
+        return self._parts.dispatcher.mixed_sizes
+
+    def pad_all(self) -> None:
+        """All rows are padding until the next step is staged: a run writes nowhere."""
         self._slots.fill_(self._parts.states.spare)
         self._starts.zero_()
 
@@ -194,7 +203,7 @@ class RaggedPass:
             layout, slots[: layout.num_rows], self._inputs.input_ids[:real], self._inputs.positions[:real],
             sample_slots, sample_tokens, attention,
         )  # fmt: skip
-        return Forward(batch, hidden[:real], None, self._size)
+        return Forward(batch, hidden[:real], None, *_served(self.graphs, self._size))
 
     def _launch_padded(self, tokens: int) -> tuple[torch.Tensor]:
         attention = self._attention(self._slots, self._starts, tokens)
@@ -234,12 +243,12 @@ class RaggedPass:
         )
 
 
+def _served(graphs: CUDAGraphWrapper, size: int) -> tuple[int, int]:
+    """(size of the graph that was replayed, size of the one that is missing)."""
+    return (size, 0) if size in graphs else (0, size)
+
+
 def _padded(values: np.ndarray, length: int, filler: int) -> np.ndarray:
     padded = np.full(length, filler, dtype=np.int64)
     padded[: len(values)] = values
     return padded
-
-
-def capture_order(*sizes: Sequence[int]) -> list[int]:
-    """Largest first: later captures fit into the memory of the earlier ones."""
-    return sorted((size for group in sizes for size in group), reverse=True)

@@ -12,14 +12,17 @@ import torch
 from kvasir.compilation import CUDAGraphWrapper
 from kvasir.logger import get_logger
 from kvasir.sampling import SampledTokens, Sampler
-from kvasir.worker.forward import DecodePass, Forward, RaggedPass, capture_order
+from kvasir.worker.forward import DecodePass, Forward, RaggedPass
 from kvasir.worker.states import RequestStates
 
 logger = get_logger(__name__)
 
 
 class StepGraphs:
-    """Keys of the sampling graphs: (rows, whether some slot may have a top-k, top-p or min-p)."""
+    """Graphs of all sizes, captured a few at the start, the others in quiet moments or when they are first needed.
+
+    Keys of the sampling graphs: (rows, whether some slot may have a top-k, top-p or min-p).
+    """
 
     def __init__(
         self, states: RequestStates, sampler: Sampler, decode: DecodePass, ragged: RaggedPass, pool: object | None
@@ -32,25 +35,43 @@ class StepGraphs:
         self._sampling = CUDAGraphWrapper(self._choose, pool)
 
     @torch.inference_mode()
-    def capture(self, decode_sizes: list[int], mixed_sizes: list[int]) -> None:
-        """Captures all sizes, largest first. The rows of all are padding, so that nothing is written anywhere."""
+    def capture_first(self) -> None:
+        """The largest of each kind, since later ones fit into their memory, and the smallest, which is used most."""
         started = time.perf_counter()
-        self._decode.forget()
-        self._ragged.forget()
-        for tokens in capture_order(mixed_sizes):
-            _capture(self._ragged.graphs, tokens)
-        for rows in capture_order(decode_sizes):
-            held = _capture(self._decode.graphs, rows)  # sampling reads the logits: its memory must be elsewhere
-            self._logits[rows] = self._decode.graphs.outputs(rows)[1]
-            for limited in (False, True):
-                _capture(self._sampling, (rows, limited))
-            del held
-        logger.info(
-            "captured %d decode and %d mixed graphs in %.2f s",
-            len(decode_sizes),
-            len(mixed_sizes),
-            time.perf_counter() - started,
-        )
+        for sizes, capture in ((self._ragged.sizes, self._capture_mixed), (self._decode.sizes, self._capture_decode)):
+            for size in sorted({*sizes[-1:], *sizes[:1]}, reverse=True):
+                capture(size)
+        logger.info("captured the first graphs in %.2f s; the others follow", time.perf_counter() - started)
+
+    @torch.inference_mode()
+    def capture_next(self) -> bool:
+        """One more, small ones first; whether any is left. For moments when no request runs."""
+        left = [(size, self._capture_decode) for size in self._decode.sizes if size not in self._decode.graphs]
+        left += [(size, self._capture_mixed) for size in self._ragged.sizes if size not in self._ragged.graphs]
+        if left:
+            size, capture = min(left, key=lambda item: item[0])
+            capture(size)
+        return len(left) > 1
+
+    @torch.inference_mode()
+    def capture_missing(self, forward: Forward) -> None:
+        """Captures the shape of a step that had to run in the open for want of its graph."""
+        if forward.missing and forward.logits is not None:
+            self._capture_decode(forward.missing)
+        elif forward.missing:
+            self._capture_mixed(forward.missing)
+
+    def _capture_decode(self, rows: int) -> None:
+        self._decode.pad_all()
+        held = _capture(self._decode.graphs, rows)  # sampling reads the logits: its memory must be elsewhere
+        self._logits[rows] = self._decode.graphs.outputs(rows)[1]
+        for limited in (False, True):
+            _capture(self._sampling, (rows, limited))
+        del held
+
+    def _capture_mixed(self, tokens: int) -> None:
+        self._ragged.pad_all()
+        _capture(self._ragged.graphs, tokens)
 
     def may_sample(self, forward: Forward) -> bool:
         """Whether the step's forward pass was a captured one and its rows need nothing but the choice of a token."""

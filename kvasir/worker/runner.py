@@ -101,11 +101,14 @@ class ModelRunner:
         batch, layout = step.forward.batch, step.forward.batch.layout
         prompt_logprobs = self._prompt_logprobs.compute(batch, step.forward.hidden)
         sampled = self._sample(step.forward)
+        pending = PendingSamples(sampled)
+        if self._graphs is not None:
+            self._graphs.capture_missing(step.forward)
         parts = [part for hook in self.hooks if (part := hook.after_sample(batch, sampled.token_ids)) is not None]
         return PendingStep(
             plan=step.plan,
             plan_rows=layout.order[layout.sample_rows].tolist(),
-            samples=PendingSamples(sampled),
+            samples=pending,
             prompt=prompt_logprobs,
             errors=self._errors(step.plan),
             parts=dict(parts),

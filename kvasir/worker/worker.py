@@ -101,7 +101,10 @@ class Worker:
         self.device = torch.device(platform.device_type)
         self.runner: ModelRunner | None = None
         self.memory: MemoryPlan | None = None
-        self._calls: dict[str, Callable[..., Any]] = {"memory": lambda: self.memory and self.memory.table()}
+        self._calls: dict[str, Callable[..., Any]] = {
+            "memory": lambda: self.memory and self.memory.table(),
+            "idle": lambda: False,  # a piece of work for quiet moments; whether more is left
+        }
 
     # -- start ----------------------------------------------------------------------------------------------
 
@@ -137,7 +140,8 @@ class Worker:
         )  # fmt: skip
         self.runner, graphs = self._make_runner(parts, Sampler(sampling, settings.max_logprobs), backend)
         ahead = CompileAhead(self.device)
-        ahead.queue(self._run_all_kinds)  # compiled in threads, while the weights are read
+        ahead.queue(self._run_all_kinds)
+        ahead.start()  # compiled beside us, while the weights are read
         self._log.mark("queue kernels")
         load.fill()
         self._log.mark("load weights")
@@ -158,7 +162,8 @@ class Worker:
         self._warm_up()
         self._log.mark("warm-up")
         if graphs is not None:
-            graphs.capture(parts.dispatcher.decode_sizes, parts.dispatcher.mixed_sizes)
+            graphs.capture_first()
+            self._calls["idle"] = self._idle_work(graphs)
             self._log.mark("capture graphs")
         return Ready(
             protocol_version=PROTOCOL_VERSION,
@@ -205,6 +210,13 @@ class Worker:
         """One tensor per layer. Zeros, since a masked-out cell is still multiplied: 0 x NaN would be NaN."""
         shape = self._kv_shape(backend, num_blocks)
         return [self._platform.zeros(shape, self._settings.dtype) for _ in range(self._shape.num_layers)]
+
+    def _idle_work(self, graphs: StepGraphs) -> Callable[[], bool]:
+        def capture_one() -> bool:
+            with self._platform.stream():
+                return graphs.capture_next()
+
+        return capture_one
 
     # -- memory ---------------------------------------------------------------------------------------------
 

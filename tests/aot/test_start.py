@@ -1,0 +1,115 @@
+"""The start queues every kernel that any later step launches: nobody meets a compiler in the middle of an answer."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from kvasir.attention.triton import TritonBackend
+from kvasir.compilation import CompileAhead, CudagraphMode, CUDAGraphWrapper
+from kvasir.config.hf import load_model_shape
+from kvasir.loader.load import build_model
+from kvasir.messages import SamplingParams, SchedulerOutput, SlotRequest
+from kvasir.models.interface import ModelBuild
+from kvasir.ops import dispatch
+from kvasir.ops.triton import pdl
+from kvasir.ops.triton import sample as fused
+from kvasir.sampling import sampler as sampler_module
+from kvasir.worker.worker import ModelLoad, Worker, WorkerSettings
+from tests.aot.conftest import Compiled
+from tests.fixtures import checkpoint
+
+
+class CardOfPaper:
+    """A card as far as choices go; its memory is the host's, and nothing is launched."""
+
+    device_type, capability, name, row_kinds = "cpu", (9, 0), "paper", (1, 32, 64)
+
+    def open(self, cpu_threads: int | None = None) -> None: ...
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 30, 1 << 30
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    def peak_of(self, run: Callable[[], None]) -> int:
+        run()
+        return 0
+
+    def stream(self) -> Any:
+        return nullcontext()
+
+
+def run_instead(graphs: CUDAGraphWrapper, key: Any) -> tuple[torch.Tensor, ...]:
+    """What a capture launches, without a graph."""
+    outputs = graphs._run(key)
+    graphs._graphs[key] = (SimpleNamespace(replay=lambda: None), outputs)
+    return outputs
+
+
+@pytest.fixture
+def worker(compiled: Callable[[], list[Compiled]], monkeypatch: pytest.MonkeyPatch) -> Worker:
+    monkeypatch.setattr(dispatch, "platform_of", lambda device: "cuda")
+    monkeypatch.setattr(pdl, "enabled", lambda device: True)
+    monkeypatch.setattr(sampler_module, "sample_tokens", lambda *a: fused.sample_tokens(*a[:6]))
+    monkeypatch.setattr(sampler_module, "cutoffs", lambda *a: fused.cutoffs(*a[:6]))
+    monkeypatch.setattr(CUDAGraphWrapper, "new_pool", lambda: None)
+    monkeypatch.setattr(CUDAGraphWrapper, "capture", run_instead)
+    shape = load_model_shape(checkpoint("qwen3"))
+
+    def build(backend: Any) -> ModelLoad:
+        model = build_model(shape, ModelBuild(torch.bfloat16, torch.device("cpu"), backend, max_model_len=512))
+        for parameter in model.parameters():
+            parameter.zero_()
+        return ModelLoad(model, lambda: None)
+
+    settings = WorkerSettings(
+        torch.bfloat16, 512, 96, 1024, 16, 0.9, 1 << 20, 64, 20, cudagraph_mode=CudagraphMode.FULL,
+        cudagraph_decode_sizes=(1, 8, 32, 64), cudagraph_mixed_sizes=(64, 128),
+    )  # fmt: skip
+    queued: set[int] = set()
+
+    def queue(ahead: CompileAhead, steps: Callable[[], None]) -> None:
+        steps()
+        queued.update(id(kernel.kernel) for kernel in compiled())
+
+    monkeypatch.setattr(CompileAhead, "queue", queue)
+    made = Worker(settings, CardOfPaper(), shape, lambda need: TritonBackend, build)
+    with torch.inference_mode():
+        made.start()
+    made.queued = queued
+    return made
+
+
+def prompts(step: int, lens: list[int], params: SamplingParams) -> SchedulerOutput:
+    requests = [
+        SlotRequest(f"r{slot}", slot, [1] * n, n, 0, [0] * (n // 16 + 2), params, slot) for slot, n in enumerate(lens)
+    ]
+    rows = len(lens)
+    return SchedulerOutput(step, list(range(rows)), lens, [0] * rows, [True] * rows, [0] * rows, [], requests)
+
+
+def decode(step: int, slots: list[int], computed: int) -> SchedulerOutput:
+    rows = len(slots)
+    return SchedulerOutput(step, slots, [1] * rows, [computed] * rows, [True] * rows, [0] * rows)
+
+
+def test_later_steps_need_no_other_kernel(worker: Worker, compiled: Callable[[], list[Compiled]]) -> None:
+    queued = worker.queued
+    assert len(queued) > 12
+    step = 100
+    for params in (SamplingParams(temperature=0.0), SamplingParams(top_k=5), SamplingParams(top_p=0.5)):
+        for lens in ([1], [5], [100], [3, 30, 200], [9] * 40, [11] * 90, [200] * 4, [1, 2, 3]):
+            worker.execute_model(prompts(step, lens, params))
+            worker.sample_tokens(step)
+            for rows in sorted({1, len(lens) // 2 or 1, len(lens)}):
+                step += 1
+                worker.execute_model(decode(step, list(range(rows)), 250))
+                worker.sample_tokens(step)
+            step += 1
+    late = {kernel.name for kernel in compiled() if id(kernel.kernel) not in queued}
+    assert not late, f"compiled in the middle of an answer: {late}"
