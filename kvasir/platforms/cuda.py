@@ -7,7 +7,7 @@ from typing import Any
 
 class CudaPlatform:
     device_type = "cuda"
-    row_kinds: tuple[int, ...] = (1, 32, 64)
+    row_kinds: tuple[int, ...] = (1, 8, 32, 64)
 
     def __init__(self) -> None:
         self._stream: Any = None

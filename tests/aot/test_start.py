@@ -17,6 +17,7 @@ from kvasir.models.interface import ModelBuild
 from kvasir.ops import dispatch
 from kvasir.ops.triton import pdl
 from kvasir.ops.triton import sample as fused
+from kvasir.platforms.cuda import CudaPlatform
 from kvasir.sampling import sampler as sampler_module
 from kvasir.worker.worker import ModelLoad, Worker, WorkerSettings
 from tests.aot.conftest import Compiled
@@ -26,7 +27,7 @@ from tests.fixtures import checkpoint
 class CardOfPaper:
     """A card as far as choices go; its memory is the host's, and nothing is launched."""
 
-    device_type, capability, name, row_kinds = "cpu", (9, 0), "paper", (1, 32, 64)
+    device_type, capability, name, row_kinds = "cpu", (9, 0), "paper", CudaPlatform.row_kinds
 
     def open(self, cpu_threads: int | None = None) -> None: ...
 

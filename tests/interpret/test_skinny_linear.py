@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from kvasir.ops.triton.gemv import gemv
 from kvasir.ops.triton.skinny_linear import SkinnyConfig, skinny_gated, skinny_linear, tickets
 
 
@@ -29,3 +30,17 @@ def test_gated_against_torch(rows: int, inputs: int, outputs: int, with_bias: bo
     gate, up = torch.nn.functional.linear(x, weight, bias).chunk(2, dim=-1)
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(got, torch.nn.functional.silu(gate) * up, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 96, 70), (3, 64, 32), (4, 200, 33), (1, 8192, 3)])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+def test_few_rows_by_vectors(rows: int, inputs: int, outputs: int, with_bias: bool, gated: bool) -> None:
+    x = torch.randn(rows, 2 * inputs)[:, :inputs]
+    weight = torch.randn(outputs * (1 + gated), inputs) * inputs**-0.5
+    bias = torch.randn(outputs * (1 + gated)) if with_bias else None
+    want = torch.nn.functional.linear(x, weight, bias)
+    if gated:
+        gate, up = want.chunk(2, dim=-1)
+        want = torch.nn.functional.silu(gate) * up
+    torch.testing.assert_close(gemv(x, weight, bias, gated), want, atol=1e-4, rtol=1e-4)

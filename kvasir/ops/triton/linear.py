@@ -7,7 +7,9 @@ both, by 3 to 20 % (docs/design/gpu-kernels.md), as long as the rows are few.
 import torch
 from torch.nn import functional as F
 
+from kvasir.ops.triton import gemv as vector
 from kvasir.ops.triton.activation import silu_and_mul
+from kvasir.ops.triton.gemv import gemv
 from kvasir.ops.triton.skinny_linear import skinny_gated, skinny_linear
 
 MAX_SKINNY_ROWS = 32
@@ -25,11 +27,17 @@ def _is_skinny(x: torch.Tensor, weight: torch.Tensor) -> bool:
     )
 
 
+def _is_vector(x: torch.Tensor) -> bool:
+    return x.shape[0] <= vector.MAX_ROWS and x.shape[1] <= vector.MAX_INPUTS
+
+
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    return skinny_linear(x, weight, bias) if _is_skinny(x, weight) else F.linear(x, weight, bias)
+    if not _is_skinny(x, weight):
+        return F.linear(x, weight, bias)
+    return gemv(x, weight, bias) if _is_vector(x) else skinny_linear(x, weight, bias)
 
 
 def gated_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    if _is_skinny(x, weight):
-        return skinny_gated(x, weight, bias)
-    return silu_and_mul(F.linear(x, weight, bias))
+    if not _is_skinny(x, weight):
+        return silu_and_mul(F.linear(x, weight, bias))
+    return gemv(x, weight, bias, gated=True) if _is_vector(x) else skinny_gated(x, weight, bias)
