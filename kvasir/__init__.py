@@ -16,6 +16,8 @@ _PUBLIC = {
     "EngineArgs": "kvasir.config",
     "AsyncEngineArgs": "kvasir.config",
     "SamplingParams": "kvasir.messages",
+    "StructuredOutputsParams": "kvasir.messages",
+    "GuidedDecodingParams": "kvasir.messages",
     "PoolingParams": "kvasir.messages",
     "RequestOutput": "kvasir.messages",
     "CompletionOutput": "kvasir.messages",
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
     from kvasir.entrypoints.llm import LLM
     from kvasir.messages import (
         CompletionOutput,
+        GuidedDecodingParams,
         Logprob,
         PoolingParams,
         RequestOutput,
         SamplingParams,
+        StructuredOutputsParams,
         TextPrompt,
         TokensPrompt,
     )

@@ -8,6 +8,7 @@ import msgspec
 
 from kvasir import envs
 from kvasir.config import KvasirConfig
+from kvasir.config.hf import load_model_shape
 from kvasir.engine.core import EngineCore
 from kvasir.engine.process import run_core
 from kvasir.executor import Executor, UniProcExecutor
@@ -15,6 +16,11 @@ from kvasir.executor.uniproc import LocalWorker
 from kvasir.kv_cache import KVCacheManager, KVSpec
 from kvasir.messages import Ready
 from kvasir.scheduler import Scheduler, SchedulerSettings
+from kvasir.structured.compiler import GrammarCompiler
+from kvasir.structured.core import GrammarGate
+from kvasir.structured.guidance import GuidanceBackend
+from kvasir.structured.vocabulary import read_vocabulary
+from kvasir.tokenizer import get_tokenizer
 
 WORKER_FACTORY = "kvasir.assembly.worker:make_worker"
 
@@ -49,11 +55,23 @@ def make_core(config: KvasirConfig, *, epoch: int = 0, executor: Executor | None
             long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
             overlap=config.scheduler.async_scheduling,
         )
-        return Scheduler(settings, kv, epoch=epoch)
+        return Scheduler(settings, kv, extra_limiters=(grammars,), epoch=epoch)
 
+    grammars = GrammarGate(GrammarCompiler(lambda: _make_grammar_backend(config)))
     return EngineCore(
-        executor or _make_executor(config), make_scheduler, overlap=config.scheduler.async_scheduling, epoch=epoch
+        executor or _make_executor(config),
+        make_scheduler,
+        overlap=config.scheduler.async_scheduling,
+        epoch=epoch,
+        masks=grammars,
     )
+
+
+def _make_grammar_backend(config: KvasirConfig) -> GuidanceBackend:
+    """Called when the first grammar comes; until then the core needs no tokenizer."""
+    shape = load_model_shape(config.model.model_path, config.model.hf_overrides)
+    tokenizer = get_tokenizer(config.model.tokenizer_path)
+    return GuidanceBackend(read_vocabulary(tokenizer, shape.vocab_size, shape.eos_token_ids))
 
 
 def _make_executor(config: KvasirConfig) -> Executor:

@@ -15,6 +15,7 @@ from kvasir.engine.llm_engine import LLMEngine
 from kvasir.engine.restart import Restart
 from kvasir.logger import get_logger
 from kvasir.messages import Ready
+from kvasir.structured.front import StructuredStage
 from kvasir.tokenizer import Tokenizer, get_tokenizer
 from kvasir.utils.startup import StartupReport
 
@@ -96,7 +97,7 @@ def _input_processor(resolved: Resolved, ready: Ready, tokenizer: Tokenizer | No
         default_params=default_sampling_params(resolved.config),
         max_logprobs=resolved.config.model.max_logprobs,
         seed=resolved.config.model.seed,
-        stages=(RequestPairs(resolved.config),),
+        stages=(RequestPairs(resolved.config), StructuredStage(resolved.config.structured.structured_outputs_config)),
     )
 
 

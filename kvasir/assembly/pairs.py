@@ -119,6 +119,38 @@ PAIRS: tuple[Pair, ...] = (
         "or leave priority at 0.",
     ),
     Pair(
+        "request.structured_outputs",
+        "skip_tokenizer_init",
+        Verdict.REFUSED,
+        "a grammar is about text, and this engine runs without a tokenizer; start it without skip_tokenizer_init.",
+    ),
+    Pair(
+        "request.structured_outputs",
+        "async_scheduling",
+        Verdict.WORKS,
+        "the forward pass of the next step runs while the grammar takes in the token before it; only the choice of the "
+        "next token waits for the mask.",
+    ),
+    Pair(
+        "request.structured_outputs",
+        "preemption",
+        Verdict.WORKS,
+        "the automaton goes on with the request; after a restart of the core it is led through the tokens again.",
+    ),
+    Pair(
+        "request.structured_outputs",
+        "request.min_tokens",
+        Verdict.WORKS,
+        "both hold: where the grammar allows nothing but the end before min_tokens is reached, the request fails with "
+        "a sentence.",
+    ),
+    Pair(
+        "request.structured_outputs",
+        "request.ignore_eos",
+        Verdict.WORKS,
+        "the grammar ends with the end token; what follows it is free.",
+    ),
+    Pair(
         "async_scheduling",
         "preemption",
         Verdict.WORKS,
@@ -149,9 +181,14 @@ class RequestPairs:
 
     def __init__(self, config: KvasirConfig):
         self._takes_priority = config.scheduler.scheduling_policy == "priority"
+        self._has_tokenizer = not config.model.skip_tokenizer_init
+
+    def is_slow(self, params: SamplingParams) -> bool:
+        return False
 
     def check(self, params: SamplingParams) -> None:
-        """No row of the table is about sampling parameters alone."""
+        if params.structured_outputs is not None and not self._has_tokenizer:
+            raise UserError(_sentence("request.structured_outputs", "skip_tokenizer_init"), param="structured_outputs")
 
     def enrich(self, request: EngineCoreRequest) -> EngineCoreRequest:
         if request.priority and not self._takes_priority:

@@ -23,6 +23,7 @@ from kvasir.config import (
     ObservabilityConfig,
     ParallelConfig,
     SchedulerConfig,
+    StructuredConfig,
     SupervisionConfig,
 )
 from kvasir.config.hf import ModelShape, load_model_shape
@@ -98,6 +99,7 @@ def resolve(args: EngineArgs, *, usage: Usage = "offline", facts: Facts | None =
         ),
         observability=args.section(ObservabilityConfig),
         supervision=args.section(SupervisionConfig),
+        structured=args.section(StructuredConfig),
     )
     check_pairs(config)
     for decision in decisions:

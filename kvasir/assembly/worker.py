@@ -16,6 +16,7 @@ from kvasir.loader.load import build_model, check_source, fill_model
 from kvasir.logger import get_logger
 from kvasir.models.interface import ModelBuild
 from kvasir.platforms import detect
+from kvasir.structured.worker import TokenMaskProcessor
 from kvasir.worker.worker import ModelLoad, StartupLog, Worker, WorkerSettings
 
 logger = get_logger(__name__)
@@ -61,4 +62,4 @@ def make_worker(config: KvasirConfig, started: float) -> Worker:
         cudagraph_decode_sizes=tuple(config.compilation.cudagraph_capture_sizes),
         cudagraph_mixed_sizes=tuple(config.compilation.cudagraph_mixed_sizes),
     )
-    return Worker(settings, platform, shape, select_backend, build, log=log)
+    return Worker(settings, platform, shape, select_backend, build, log=log, masks=TokenMaskProcessor(device))

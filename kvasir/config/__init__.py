@@ -20,6 +20,7 @@ from kvasir.config.option import AUTO
 from kvasir.config.parallel import ParallelConfig
 from kvasir.config.scheduler import SchedulerConfig
 from kvasir.config.server import ServerConfig
+from kvasir.config.structured import StructuredConfig
 from kvasir.config.supervision import SupervisionConfig
 from kvasir.config.user import AsyncEngineArgs, EngineArgs, ServerArgs
 
@@ -40,5 +41,6 @@ __all__ = [
     "SchedulerConfig",
     "ServerArgs",
     "ServerConfig",
+    "StructuredConfig",
     "SupervisionConfig",
 ]

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +19,7 @@ from kvasir.config.observability import ObservabilityConfig
 from kvasir.config.option import AUTO, options_of
 from kvasir.config.parallel import ParallelConfig
 from kvasir.config.scheduler import SchedulerConfig
+from kvasir.config.structured import StructuredConfig
 from kvasir.config.supervision import SupervisionConfig
 from kvasir.errors import ConfigError
 
@@ -46,6 +47,7 @@ class KvasirConfig:
     compilation: CompilationConfig
     observability: ObservabilityConfig
     supervision: SupervisionConfig = SupervisionConfig()
+    structured: StructuredConfig = field(default_factory=StructuredConfig)
 
     def __post_init__(self) -> None:
         for section in self._sections():

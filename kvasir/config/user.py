@@ -17,6 +17,7 @@ from kvasir.config.option import Option, options_of
 from kvasir.config.parallel import ParallelConfig
 from kvasir.config.scheduler import SchedulerConfig
 from kvasir.config.server import ServerConfig
+from kvasir.config.structured import StructuredConfig
 from kvasir.config.supervision import SupervisionConfig
 from kvasir.config.vllm_names import FOREIGN
 from kvasir.errors import ConfigError
@@ -33,6 +34,7 @@ ENGINE_SECTIONS: tuple[type, ...] = (
     CompilationConfig,
     ObservabilityConfig,
     SupervisionConfig,
+    StructuredConfig,
 )
 SERVER_SECTIONS: tuple[type, ...] = (ServerConfig,)
 

@@ -12,6 +12,7 @@ from kvasir.engine.fanout import fan_out
 from kvasir.engine.input import InputProcessor, prompt_text
 from kvasir.engine.output import OutputProcessor, RequestOutputCollector
 from kvasir.engine.restart import Restart
+from kvasir.engine.slow_checks import SlowChecks
 from kvasir.errors import EngineDeadError, KvasirError, QueueFullError, RequestFailedError
 from kvasir.logger import get_logger
 from kvasir.messages import (
@@ -60,6 +61,7 @@ class AsyncLLM:
         self.is_alive = True
         self.dead_error: str | None = None
         self._input = input_processor
+        self._slow_checks = SlowChecks()
         self._output = OutputProcessor(tokenizer)
         self._restart = restart
         self._is_up = True  # False while a new core starts
@@ -101,6 +103,8 @@ class AsyncLLM:
         request_id = request_id or uuid.uuid4().hex
         await self._ensure_reading()
         self._check_room(sampling_params.n)
+        if self._input.is_slow(sampling_params):
+            await self._slow_checks.run(lambda: self._input.check(sampling_params))
         request = self._input.process(request_id, prompt, sampling_params, priority=priority, cache_salt=cache_salt)
         text = prompt_text(prompt)
         queue = RequestOutputCollector(sampling_params.output_kind)

@@ -3,10 +3,13 @@
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from kvasir import envs
+from kvasir.engine.masks import MaskSource
 from kvasir.errors import ConfigError, KvasirError
 from kvasir.executor import Executor, StepHandle
 from kvasir.logger import get_logger
@@ -26,17 +29,27 @@ from kvasir.scheduler import Scheduler
 logger = get_logger(__name__)
 
 STATS_INTERVAL_S = 0.1
+IDLE_S = 0.001
+"""A pause when nothing runs and all that wait are held back from outside (a grammar is being compiled)."""
 
 Outputs = dict[int, EngineCoreOutput]
 """client index -> what this step has to say to it"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Launched:
-    """A step on its way: its plan and where its result will be."""
+    """A step on its way.
+
+    Attributes:
+        handle: where its result will be; None while it waits to be sampled.
+        masked_rows: what its `MaskSource` waits with, for the tokens of the step before.
+        errors: rows that failed while their masks were made.
+    """
 
     plan: SchedulerOutput
-    handle: StepHandle
+    handle: StepHandle | None = None
+    masked_rows: Any = None
+    errors: dict[int, str] = field(default_factory=dict)
 
 
 class EngineCore:
@@ -47,16 +60,24 @@ class EngineCore:
 
     Args:
         make_scheduler: makes the scheduler once the executor has said how many blocks there are.
+        masks: who limits which tokens rows may sample.
     """
 
     def __init__(
-        self, executor: Executor, make_scheduler: Callable[[Ready], Scheduler], *, overlap: bool, epoch: int = 0
+        self,
+        executor: Executor,
+        make_scheduler: Callable[[Ready], Scheduler],
+        *,
+        overlap: bool,
+        epoch: int = 0,
+        masks: MaskSource | None = None,
     ):
         self.executor = executor
         self.ready = executor.start()
         self.scheduler = make_scheduler(self.ready)
         self.epoch = epoch
         self._overlap = overlap
+        self._masks = masks
         self._in_flight: Launched | None = None
         self._rejected: list[tuple[int, str, str]] = []
         self._reported = 0.0
@@ -71,6 +92,8 @@ class EngineCore:
     def add_request(self, request: EngineCoreRequest) -> None:
         """Raises QueueFullError when the waiting queue is at its bound."""
         self.scheduler.add_request(wire.copy(request) if self._copy_messages else request)
+        if self._masks is not None:
+            self._masks.add(request)
 
     def abort_requests(self, request_ids: list[str]) -> None:
         self.scheduler.abort_requests(request_ids)
@@ -93,12 +116,16 @@ class EngineCore:
 
     def step(self) -> Outputs:
         """One turn of the loop; returns what became known in it (empty when nothing did)."""
-        if not self._overlap:
-            outputs = self._finish(self._launch())
+        launched = self._launch()
+        if self._overlap:
+            launched, self._in_flight = self._in_flight, launched
+            outputs = self._finish(launched)
+            self._sample(self._in_flight)  # if it had to wait for that result
         else:
-            launched = self._launch()
-            outputs = self._finish(self._in_flight)
-            self._in_flight = launched
+            self._sample(launched)
+            outputs = self._finish(launched)
+        if launched is None and self._in_flight is None and self.scheduler.has_work():
+            time.sleep(IDLE_S)
         self._add_rejected(outputs)
         self._add_stats(outputs)
         if self._audit:
@@ -112,17 +139,35 @@ class EngineCore:
         if not plan.num_rows:
             return None
         self.executor.execute_model(plan)
+        masked_rows = None if self._masks is None else self._masks.rows(plan)
+        if masked_rows is not None:
+            return Launched(plan, masked_rows=masked_rows)
         return Launched(plan, self.executor.sample_tokens(plan.step_id))
+
+    def _sample(self, launched: Launched | None) -> None:
+        """Samples a launched step that had to wait: the tokens before its own are known now, its forward pass runs."""
+        if launched is None or launched.handle is not None:
+            return
+        assert self._masks is not None
+        masks, launched.errors = self._masks.masks(launched.masked_rows)
+        if self._copy_messages and masks is not None:
+            masks = wire.copy(masks)
+        launched.handle = self.executor.sample_tokens(launched.plan.step_id, masks)
 
     def _finish(self, launched: Launched | None) -> Outputs:
         if launched is None:
             return {}
+        assert launched.handle is not None
         try:
             result = launched.handle.result()
         except Exception as error:
             logger.exception("step %d failed with %d rows", launched.plan.step_id, launched.plan.num_rows)
             return self.scheduler.fail_step(launched.plan, f"The step failed: {type(error).__name__}: {error}")
-        return self.scheduler.update_from_output(launched.plan, wire.copy(result) if self._copy_messages else result)
+        if self._copy_messages:
+            result = wire.copy(result)
+        if launched.errors:
+            result = msgspec.structs.replace(result, errors={**result.errors, **launched.errors})
+        return self.scheduler.update_from_output(launched.plan, result)
 
     def _add_stats(self, outputs: Outputs) -> None:
         """Figures for the first front process, a few times a second and when the work ends."""
@@ -177,4 +222,6 @@ class EngineCore:
 
     def shutdown(self) -> None:
         self._in_flight = None
+        if self._masks is not None:
+            self._masks.close()
         self.executor.stop()

@@ -94,9 +94,7 @@ class InputProcessor:
             RequestFailedError: a stage failed on this request.
         """
         self._check_names(request_id, priority)
-        self._check_params(params)
-        for stage in self._stages:
-            _guarded(stage, lambda stage=stage: stage.check(params))
+        self.check(params)
         if isinstance(prompt, dict):
             cache_salt = cache_salt if cache_salt is not None else prompt.get("cache_salt")  # type: ignore[assignment]
         ids = self._truncated(self._token_ids(prompt), params.truncate_prompt_tokens)
@@ -118,6 +116,20 @@ class InputProcessor:
         for stage in self._stages:
             request = _guarded(stage, lambda stage=stage, r=request: stage.enrich(r))
         return request
+
+    def is_slow(self, params: SamplingParams) -> bool:
+        """Whether `check` of these takes longer than an event loop may wait."""
+        return any(_guarded(stage, lambda stage=stage: stage.is_slow(params)) for stage in self._stages)
+
+    def check(self, params: SamplingParams) -> None:
+        """All that can be found out without the prompt; what `process` finds again is remembered by the stages.
+
+        Raises:
+            UserError: the parameters are wrong. RequestFailedError: a stage failed on them.
+        """
+        self._check_params(params)
+        for stage in self._stages:
+            _guarded(stage, lambda stage=stage: stage.check(params))
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -8,6 +8,9 @@ from kvasir.messages import EngineCoreRequest, SamplingParams
 class RequestStage(Protocol):
     """Stages run in a fixed order. One that fails takes its request with it and nothing else."""
 
+    def is_slow(self, params: SamplingParams) -> bool:
+        """Whether `check` takes longer than an event loop may wait; it is then called on a thread, once more."""
+
     def check(self, params: SamplingParams) -> None:
         """Raises UserError when the request asks for what cannot be; runs before the prompt is tokenized."""
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from kvasir.messages import ModelRunnerOutput, Ready, SchedulerOutput
+from kvasir.messages import ModelRunnerOutput, Ready, SchedulerOutput, TokenMasks
 
 
 class StepHandle(Protocol):
@@ -22,8 +22,8 @@ class Executor(Protocol):
         """Applies the plan and starts its forward pass. Steps run in the order of these calls."""
         ...
 
-    def sample_tokens(self, step_id: int) -> StepHandle:
-        """Starts sampling of the step executed last; the call that a grammar's mask may wait for."""
+    def sample_tokens(self, step_id: int, masks: TokenMasks | None = None) -> StepHandle:
+        """Starts sampling of the step executed last, within `masks`: the call that a grammar's mask may wait for."""
         ...
 
     def call(self, name: str, args: dict[str, Any]) -> Any:

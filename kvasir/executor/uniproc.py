@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from kvasir.executor.base import StepHandle
-from kvasir.messages import ModelRunnerOutput, Ready, SchedulerOutput
+from kvasir.messages import ModelRunnerOutput, Ready, SchedulerOutput, TokenMasks
 
 
 class LocalWorker(Protocol):
@@ -15,7 +15,7 @@ class LocalWorker(Protocol):
 
     def execute_model(self, plan: SchedulerOutput) -> None: ...
 
-    def sample_tokens(self, step_id: int) -> StepHandle: ...
+    def sample_tokens(self, step_id: int, masks: TokenMasks | None = None) -> StepHandle: ...
 
     def call(self, name: str, args: dict[str, Any]) -> Any: ...
 
@@ -69,18 +69,18 @@ class UniProcExecutor:
         except Exception as error:
             self._failed[plan.step_id] = error
 
-    def sample_tokens(self, step_id: int) -> StepHandle:
+    def sample_tokens(self, step_id: int, masks: TokenMasks | None = None) -> StepHandle:
         if self._pool:
-            future: Future[ModelRunnerOutput] = self._pool.submit(lambda: self._sample(step_id).result())
+            future: Future[ModelRunnerOutput] = self._pool.submit(lambda: self._sample(step_id, masks).result())
             return future
-        return self._sample(step_id)
+        return self._sample(step_id, masks)
 
-    def _sample(self, step_id: int) -> StepHandle:
+    def _sample(self, step_id: int, masks: TokenMasks | None) -> StepHandle:
         earlier = self._failed.pop(step_id, None)
         if earlier is not None:
             return _Raised(earlier)
         try:
-            return self._require().sample_tokens(step_id)
+            return self._require().sample_tokens(step_id, masks)
         except Exception as error:
             return _Raised(error)
 

@@ -25,7 +25,9 @@ from kvasir.messages.step import (
     SchedulerOutput,
     SlotRequest,
     TokenLogprobs,
+    TokenMasks,
 )
+from kvasir.messages.structured import GuidedDecodingParams, StructuredOutputsParams
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -36,6 +38,7 @@ __all__ = [
     "EngineState",
     "FinishReason",
     "Finished",
+    "GuidedDecodingParams",
     "LiveRequest",
     "Logprob",
     "ModelRunnerOutput",
@@ -50,7 +53,9 @@ __all__ = [
     "SchedulerOutput",
     "SchedulerStats",
     "SlotRequest",
+    "StructuredOutputsParams",
     "TextPrompt",
     "TokenLogprobs",
+    "TokenMasks",
     "TokensPrompt",
 ]

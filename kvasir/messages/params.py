@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from kvasir.errors import UserError
+from kvasir.messages.structured import StructuredOutputsParams
 
 MAX_N = 128
 MAX_STOP_STRINGS = 64
@@ -79,6 +80,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     bad_words: list[str] | None = None
     truncate_prompt_tokens: int | None = None
     skip_reading_prefix_cache: bool | None = None
+    structured_outputs: StructuredOutputsParams | None = None
+    guided_decoding: StructuredOutputsParams | None = None  # the older name of the same
     extra_args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +91,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.stop_token_ids = list(self.stop_token_ids or [])
         self._check_numbers()
         self._check_lists()
+        self._read_structure()
         if self.top_k == -1:  # both spellings of "off" are in use
             self.top_k = 0
         if self.greedy:  # nothing to cut when the best token is taken
@@ -159,6 +163,20 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
                         f"bad_words must hold strings of 1 to {MAX_STOP_CHARS} characters, got {word!r:.80}.",
                         param="bad_words",
                     )
+
+    def _read_structure(self) -> None:
+        if self.guided_decoding is not None:
+            if self.structured_outputs is not None:
+                raise UserError("guided_decoding is the older name of structured_outputs: set one of the two.")
+            self.structured_outputs, self.guided_decoding = self.guided_decoding, None
+        given = self.structured_outputs
+        if isinstance(given, dict):
+            self.structured_outputs = msgspec.convert(given, StructuredOutputsParams)
+        elif given is not None and not isinstance(given, StructuredOutputsParams):
+            raise UserError(
+                f"structured_outputs must be StructuredOutputsParams, got {type(given).__name__}.",
+                param="structured_outputs",
+            )
 
     def clone(self) -> "SamplingParams":
         return msgspec.structs.replace(self)

@@ -1,5 +1,7 @@
 """EngineCoreRequest: front -> core. Carries all that is needed to resume a request from nothing."""
 
+from typing import Any
+
 import msgspec
 
 from kvasir.messages.params import SamplingParams
@@ -25,6 +27,7 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True):
         priority: lower runs first.
         cache_salt: part of every block hash: requests share prefixes only within one salt.
         client_index: which front process asked.
+        parts: data of rank 9 features by name, empty when none is asked for.
     """
 
     request_id: str
@@ -39,3 +42,4 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True):
     priority: int = 0
     cache_salt: str | None = None
     client_index: int = 0
+    parts: dict[str, Any] = {}

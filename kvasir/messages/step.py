@@ -69,6 +69,19 @@ class SchedulerOutput(msgspec.Struct, array_like=True, omit_defaults=True):
         return sum(self.num_scheduled_tokens)
 
 
+class TokenMasks(msgspec.Struct, array_like=True):
+    """Which tokens slots may sample in a step; slots that are not named may sample any.
+
+    Attributes:
+        slots: one per mask.
+        words: the masks one after the other, each ceil(V / 32) int32 words in the byte order of the machine; bit
+            i of a mask (the lowest of a word first) allows token i.
+    """
+
+    slots: list[int]
+    words: bytes
+
+
 class TokenLogprobs(msgspec.Struct, array_like=True):
     """Log-probabilities at one position: the chosen token first, then the best k in falling order.
 

@@ -7,7 +7,7 @@ import msgspec
 from kvasir.messages.control import Control, Reply
 from kvasir.messages.output import EngineCoreOutput
 from kvasir.messages.request import EngineCoreRequest
-from kvasir.messages.step import ModelRunnerOutput, Ready, SchedulerOutput
+from kvasir.messages.step import ModelRunnerOutput, Ready, SchedulerOutput, TokenMasks
 
 _KINDS: tuple[type, ...] = (
     EngineCoreRequest,
@@ -17,6 +17,7 @@ _KINDS: tuple[type, ...] = (
     Control,
     Reply,
     Ready,
+    TokenMasks,
 )
 _KIND_OF = {cls: i for i, cls in enumerate(_KINDS)}
 _ENCODER = msgspec.msgpack.Encoder()

@@ -14,19 +14,23 @@ from kvasir.parsers.events import (
     ToolCallStart,
 )
 from kvasir.parsers.families import ReasoningFamily, ToolFamily
+from kvasir.parsers.machines.think import Think, starts_inside
 from kvasir.parsers.parser import Parser, ReasoningThenCalls
 from kvasir.parsers.reader import SPACES
 from kvasir.parsers.registry import detect_tool_family, reasoning_family, tool_family
 from kvasir.parsers.values import ToolSchema
+from kvasir.parsers.writing import CallStyle
 
 __all__ = [
     "SPACES",
+    "CallStyle",
     "ContentDelta",
     "Event",
     "Parser",
     "ReasoningDelta",
     "ReasoningFamily",
     "ReasoningThenCalls",
+    "Think",
     "ToolArgumentsDelta",
     "ToolCallEnd",
     "ToolCallStart",
@@ -34,5 +38,6 @@ __all__ = [
     "ToolSchema",
     "detect_tool_family",
     "reasoning_family",
+    "starts_inside",
     "tool_family",
 ]

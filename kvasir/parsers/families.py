@@ -19,6 +19,7 @@ from kvasir.parsers.output import Output
 from kvasir.parsers.parser import Format, FormatParser, Parser
 from kvasir.parsers.reader import Reader, Steps, Tags
 from kvasir.parsers.values import ToolSchema
+from kvasir.parsers.writing import CallStyle, json_object
 
 MakeToolParser = Callable[[Sequence[ToolSchema]], Parser]
 MakeReasoningParser = Callable[[str | None], Parser]
@@ -32,31 +33,57 @@ class ToolFamily(msgspec.Struct, frozen=True):
         special_tokens: its marks are special tokens, which must stay in the text.
         reads_all: the format is that of all answers, with calls or without, and of the thoughts in them: its parser is
             always used, alone.
+        styles: how it writes calls; a model of the family knows one of them. Empty: calls cannot be forced.
     """
 
     make: MakeToolParser
     special_tokens: bool = False
     reads_all: bool = False
+    styles: tuple[CallStyle, ...] = ()
 
 
 class ReasoningFamily(msgspec.Struct, frozen=True):
-    """`make` takes the prompt's text, whose end may say where the answer begins."""
+    """`make` takes the prompt's text, whose end may say where the answer begins.
+
+    Attributes:
+        style: the marks around a thought; None when only the parser knows them.
+    """
 
     make: MakeReasoningParser
     special_tokens: bool = False
+    style: Think | None = None
 
 
 def _names(tools: Sequence[ToolSchema]) -> frozenset[str]:
     return frozenset(tool.name for tool in tools)
 
 
-def _tagged(opens: tuple[str, ...], *, special_tokens: bool = False, **style: Any) -> ToolFamily:
+def _tagged(opens: tuple[str, ...], written: CallStyle, *, special_tokens: bool = False, **style: Any) -> ToolFamily:
     row = TaggedJson(opens, **style)
-    return ToolFamily(lambda tools: FormatParser(tagged_json(row, _names(tools))), special_tokens)
+    return ToolFamily(lambda tools: FormatParser(tagged_json(row, _names(tools))), special_tokens, styles=(written,))
 
 
-def _named(row: NamedJson) -> ToolFamily:
-    return ToolFamily(lambda tools: FormatParser(named_json(row)), special_tokens=True)
+def _listed(section: str) -> CallStyle:
+    return json_object(section=section + "[", section_end="]", separator=", ", trigger=section)
+
+
+def _named(row: NamedJson, written: CallStyle) -> ToolFamily:
+    return ToolFamily(lambda tools: FormatParser(named_json(row)), special_tokens=True, styles=(written,))
+
+
+def _sectioned(row: NamedJson, **changes: Any) -> CallStyle:
+    """A call as its reading row has it."""
+    return replace(
+        CallStyle(
+            before=row.open + row.before_name,
+            after_name=row.before_arguments,
+            after=row.after_arguments,
+            section=row.section,
+            section_end=row.section_end,
+            trigger=row.section,
+        ),
+        **changes,
+    )
 
 
 def _xml(row: XmlStyle) -> ToolFamily:
@@ -64,7 +91,7 @@ def _xml(row: XmlStyle) -> ToolFamily:
 
 
 def _think(row: Think, *, special_tokens: bool = False) -> ReasoningFamily:
-    return ReasoningFamily(lambda prompt: FormatParser(think(row, prompt)), special_tokens)
+    return ReasoningFamily(lambda prompt: FormatParser(think(row, prompt)), special_tokens, row)
 
 
 def _kimi_header(header: str) -> tuple[str, str | None]:
@@ -131,6 +158,10 @@ _KIMI_K2 = NamedJson(
 )
 
 
+_HERMES = json_object(open="<tool_call>", close="</tool_call>", separator="\n", trigger="<tool_call>")
+_MISTRAL_STYLES = (_listed(_MISTRAL_TAG), CallStyle(_MISTRAL_TAG, "[ARGS]", trigger=_MISTRAL_TAG))
+
+
 def _read_pythonic(tools: Sequence[ToolSchema]) -> Format:
     return pythonic(_names(tools))
 
@@ -140,19 +171,26 @@ def _harmony(tools: Sequence[ToolSchema]) -> Parser:
 
 
 TOOL_FAMILIES: dict[str, ToolFamily] = {
-    "hermes": _tagged(("<tool_call>",), close="</tool_call>"),
-    "granite": _tagged(("<|tool_call|>", "<tool_call>"), lists=True, special_tokens=True),
-    "phi4_mini_json": _tagged(("functools",), lists=True),
-    "llama3_json": _tagged(("<|python_tag|>",), between=";", bare=True, special_tokens=True),
-    "mistral": ToolFamily(lambda tools: FormatParser(_mistral, Output(_mistral_id)), special_tokens=True),
+    "hermes": _tagged(("<tool_call>",), _HERMES, close="</tool_call>"),
+    "granite": _tagged(("<|tool_call|>", "<tool_call>"), _listed("<|tool_call|>"), lists=True, special_tokens=True),
+    "phi4_mini_json": _tagged(("functools",), _listed("functools"), lists=True),
+    "llama3_json": _tagged(
+        ("<|python_tag|>",), json_object("parameters", separator="; "), between=";", bare=True, special_tokens=True
+    ),
+    "mistral": ToolFamily(
+        lambda tools: FormatParser(_mistral, Output(_mistral_id)), special_tokens=True, styles=_MISTRAL_STYLES
+    ),
     "pythonic": ToolFamily(lambda tools: FormatParser(_read_pythonic(tools))),
     "llama4_pythonic": ToolFamily(lambda tools: FormatParser(_read_pythonic(tools)), special_tokens=True),
     "qwen3_coder": _xml(_QWEN_XML),
     "qwen3_xml": _xml(_QWEN_XML),
     "glm45": _xml(_GLM_XML),
-    "deepseek_v3": _named(_DEEPSEEK_V3),
-    "deepseek_v31": _named(_DEEPSEEK_V31),
-    "kimi_k2": _named(_KIMI_K2),
+    "deepseek_v3": _named(
+        _DEEPSEEK_V3,
+        _sectioned(_DEEPSEEK_V3, after_name="\n```json\n", after="\n```<｜tool▁call▁end｜>", separator="\n"),
+    ),
+    "deepseek_v31": _named(_DEEPSEEK_V31, _sectioned(_DEEPSEEK_V31)),
+    "kimi_k2": _named(_KIMI_K2, _sectioned(_KIMI_K2, before=_KIMI_K2.open + "functions.", numbered=True)),
     "openai": ToolFamily(_harmony, special_tokens=True, reads_all=True),
 }
 

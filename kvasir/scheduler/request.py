@@ -1,6 +1,7 @@
 """Request: the scheduler's record of one request, and its state machine."""
 
 import enum
+from typing import Any
 
 from kvasir.errors import EngineError
 from kvasir.kv_cache import HashChain
@@ -42,6 +43,7 @@ class Request:
         plain_until: with fewer tokens than this it runs, has its first token out, and another does not fill it: one
             more token that is no stop token is all there is to it. 0 otherwise.
         prompt_logprobs: gathered so far, None if not asked for or sent already.
+        parts: what rank 9 features keep of it, by name; it outlives preemptions and goes with the request.
     """
 
     __slots__ = (
@@ -57,6 +59,7 @@ class Request:
         "num_hits",
         "num_prompt",
         "order_key",
+        "parts",
         "plain_until",
         "prompt_logprobs",
         "request_id",
@@ -94,6 +97,7 @@ class Request:
         self.num_cached = 0  # prompt tokens found there at the first placement
         self.was_placed = False
         self.order_key: tuple[float, int] = (0.0, 0)
+        self.parts: dict[str, Any] = {}
 
     @property
     def num_expected(self) -> int:

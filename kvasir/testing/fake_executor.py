@@ -21,6 +21,7 @@ from kvasir.messages import (
     SchedulerOutput,
     SlotRequest,
     TokenLogprobs,
+    TokenMasks,
 )
 
 _MASK = (1 << 61) - 1
@@ -100,6 +101,7 @@ class FakeExecutor:
         self.num_steps = 0
         self.num_cells_written = 0
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.masks: dict[int, TokenMasks] = {}
         self._cells: list[list[tuple[int, int] | None]] = [[None] * self.block_size for _ in range(self.num_blocks)]
         self._slots: dict[int, _Slot] = {}
         self._suspect: set[int] = set()  # slots a failed step was about: their state may be anything
@@ -138,7 +140,10 @@ class FakeExecutor:
             future.set_exception(error)
         self._results[step.step_id] = future
 
-    def sample_tokens(self, step_id: int) -> Future[ModelRunnerOutput]:
+    def sample_tokens(self, step_id: int, masks: TokenMasks | None = None) -> Future[ModelRunnerOutput]:
+        """Masks are kept in `masks` by step and change nothing."""
+        if masks is not None:
+            self.masks[step_id] = masks
         if step_id not in self._results:
             raise ContractError(f"sample_tokens({step_id}): no such step was executed, or it was asked for twice")
         return self._results.pop(step_id)

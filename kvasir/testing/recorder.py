@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import Future
 from typing import Any
 
-from kvasir.messages import ModelRunnerOutput, Ready, SchedulerOutput
+from kvasir.messages import ModelRunnerOutput, Ready, SchedulerOutput, TokenMasks
 from kvasir.messages.wire import copy
 
 
@@ -28,8 +28,8 @@ class StepRecorder:
         self._plans[step.step_id] = copy(step)
         self.inner.execute_model(step)
 
-    def sample_tokens(self, step_id: int) -> Future[ModelRunnerOutput]:
-        future = self.inner.sample_tokens(step_id)
+    def sample_tokens(self, step_id: int, masks: TokenMasks | None = None) -> Future[ModelRunnerOutput]:
+        future = self.inner.sample_tokens(step_id, masks)
         future.add_done_callback(lambda done: self._record(step_id, done))
         return future
 

@@ -1,10 +1,11 @@
-"""SEAM: what a rank 9 feature may do around a step. The runner loops over hooks and never asks which feature is on."""
+"""SEAMS: what rank 9 features may do around a step. The runner loops over hooks and never asks which feature is on."""
 
 from typing import Any, Protocol
 
 import torch
 
-from kvasir.messages import SchedulerOutput
+from kvasir.messages import SchedulerOutput, TokenMasks
+from kvasir.sampling import LogitsProcessor
 from kvasir.worker.inputs import InputBatch
 from kvasir.worker.states import RequestStates
 
@@ -25,3 +26,11 @@ class StepHook(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class MaskSink(LogitsProcessor, Protocol):
+    """The last of the logits processors: limits rows to the tokens that came with the step."""
+
+    def take(self, masks: TokenMasks | None) -> None:
+        """The masks of the step that is sampled next, and of no other."""
+        ...

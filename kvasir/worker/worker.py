@@ -12,13 +12,13 @@ from kvasir.compilation import CompileAhead, CudagraphDispatcher, CudagraphMode,
 from kvasir.config.hf import ModelShape
 from kvasir.errors import ConfigError
 from kvasir.logger import get_logger
-from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput
+from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput, TokenMasks
 from kvasir.models.interface import TextModel
 from kvasir.platforms import Platform
 from kvasir.sampling import Sampler, SamplingState
 from kvasir.worker.forward import DecodePass, PassParts, RaggedPass
 from kvasir.worker.graphs import StepGraphs
-from kvasir.worker.hook import StepHook
+from kvasir.worker.hook import MaskSink, StepHook
 from kvasir.worker.memory import MemoryFigures, MemoryPlan, plan_kv_cache
 from kvasir.worker.outputs import PendingStep
 from kvasir.worker.runner import ModelRunner
@@ -79,6 +79,7 @@ class Worker:
     Args:
         build: makes the model, given the attention backend class; how it is filled is the composition root's choice.
         hooks: rank 9 features, in the order they run.
+        masks: applies the masks that come with `sample_tokens`.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Worker:
         build: Callable[[type[AttentionBackend]], ModelLoad],
         hooks: Sequence[StepHook] = (),
         log: StartupLog | None = None,
+        masks: MaskSink | None = None,
     ):
         self._settings = settings
         self._platform = platform
@@ -97,6 +99,7 @@ class Worker:
         self._select_backend = select_backend
         self._build = build
         self._hooks = hooks
+        self._masks = masks
         self._log = log or StartupLog()
         self.device = torch.device(platform.device_type)
         self.runner: ModelRunner | None = None
@@ -131,7 +134,8 @@ class Worker:
         model = load.model
         weights = _parameter_bytes(model)
         self._log.mark("build model")
-        sampling = SamplingState(settings.max_num_seqs, shape.vocab_size, self.device)
+        processors = () if self._masks is None else (self._masks,)
+        sampling = SamplingState(settings.max_num_seqs, shape.vocab_size, self.device, processors)
         states = RequestStates(settings.max_num_seqs, settings.max_model_len, settings.block_size, sampling.uploads)
         caches = self._allocate_kv(backend, 1)  # one block: enough for synthetic steps, which all write there
         parts = PassParts(
@@ -274,8 +278,10 @@ class Worker:
         with self._platform.stream():
             self.runner.execute_model(plan)
 
-    def sample_tokens(self, step_id: int) -> PendingStep:
+    def sample_tokens(self, step_id: int, masks: TokenMasks | None = None) -> PendingStep:
         assert self.runner is not None
+        if self._masks is not None:
+            self._masks.take(masks)
         with self._platform.stream():
             return self.runner.sample_tokens(step_id)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kvasir.entrypoints.http.constraints import structure_of
 from kvasir.entrypoints.http.schema import ChatCompletionRequest, CompletionRequest, SamplingFields
 from kvasir.errors import PromptTooLongError, UserError
 from kvasir.messages import RequestOutputKind, SamplingParams
@@ -14,7 +15,7 @@ _COPIED = tuple(
     name
     for name in SamplingParams.__struct_fields__
     if name in SamplingFields.__struct_fields__
-    and name not in ("max_tokens", "prompt_logprobs", "truncate_prompt_tokens")
+    and name not in ("max_tokens", "prompt_logprobs", "truncate_prompt_tokens", "structured_outputs")
 )
 
 
@@ -125,4 +126,6 @@ def _params(request: SamplingFields, defaults: dict[str, Any], **resolved: Any) 
             values[name] = value
     if values.get("min_tokens", 0) > resolved["max_tokens"] and request.min_tokens is None:
         values.pop("min_tokens")  # a default of the model's must not make a short request fail
-    return SamplingParams(**values, **resolved, output_kind=RequestOutputKind.DELTA)
+    return SamplingParams(
+        **values, **resolved, structured_outputs=structure_of(request), output_kind=RequestOutputKind.DELTA
+    )

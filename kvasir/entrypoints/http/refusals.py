@@ -11,16 +11,8 @@ def _given(value: Any) -> bool:
     return value not in (None, False, "", [], {})
 
 
-_STRUCTURED = "structured output is not available in this version; send it as text in the prompt."
-
 # field -> (does this value ask for it?, what to say)
 _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "response_format": (lambda v: v is not None and v.type != "text", "only response_format text is available."),
-    "structured_outputs": (_given, _STRUCTURED),
-    "guided_json": (_given, _STRUCTURED),
-    "guided_regex": (_given, _STRUCTURED),
-    "guided_choice": (_given, _STRUCTURED),
-    "guided_grammar": (_given, _STRUCTURED),
     "thinking_token_budget": (
         lambda v: v is not None,
         "a budget for thoughts is not available; bound the answer with max_tokens, or turn thoughts off with "
@@ -32,11 +24,6 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prompt_embeds": (_given, "prompt_embeds is not available; send text or token ids."),
     "functions": (_given, "functions is OpenAI's old spelling; send tools."),
     "function_call": (lambda v: _given(v) and v not in ("none", "auto"), "send tool_choice instead of function_call."),
-    "tool_choice": (
-        lambda v: v not in (None, "none", "auto"),
-        "only tool_choice none and auto are available: to force a call needs structured output, which is not "
-        "available in this version.",
-    ),
     "modalities": (lambda v: bool(v) and v != ["text"], "only the text modality is available."),
     "audio": (_given, "audio is not available."),
 }

@@ -23,8 +23,21 @@ class StreamOptions(Struct, kw_only=True):
     continuous_usage_stats: bool | None = None
 
 
+class JsonSchemaFormat(Struct, kw_only=True):
+    name: Short | None = None
+    description: str | None = None
+    strict: bool | None = None
+    json_schema: dict[str, Any] | None = msgspec.field(name="schema", default=None)
+
+
 class ResponseFormat(Struct, kw_only=True):
+    """`format`, or `structures` and `triggers`, belong to the type structural_tag."""
+
     type: Short = "text"
+    json_schema: JsonSchemaFormat | None = None
+    format: dict[str, Any] | None = None
+    structures: list[dict[str, Any]] | None = None
+    triggers: list[str] | None = None
 
 
 class SamplingFields(Struct, kw_only=True):
@@ -65,13 +78,15 @@ class SamplingFields(Struct, kw_only=True):
     request_id: Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
     user: str | None = None
 
-    # Declared to be refused (refusals.py).
     response_format: ResponseFormat | None = None
-    structured_outputs: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+
+    # Declared to be refused (refusals.py).
     thinking_token_budget: int | None = None
     use_beam_search: bool | None = None
     best_of: int | None = None

@@ -87,6 +87,7 @@ class Serving:
         prompt, params = await self.render_chat(request, clip_max_tokens)
         if request.skip_special_tokens is None and self._structures.keeps_special_tokens(request):
             params.skip_special_tokens = False
+        self._structures.constrain(request, prompt.text, params)
         job = self._job(request, request_id, 0, prompt, params)
         structure = self._structures.of(request, prompt.text, params.n)
         token_text = self._token_id_text if request.return_tokens_as_token_ids else self._token_text

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+from kvasir.entrypoints.http.constraints import chat_structure
 from kvasir.entrypoints.http.deltas import CallDelta, Delta
 from kvasir.entrypoints.http.schema import TemplateFields
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.logger import get_logger
+from kvasir.messages import SamplingParams
 from kvasir.parsers import (
     ContentDelta,
     Event,
@@ -93,6 +95,11 @@ class Structures:
         """Whether the marks that the parsers look for would be lost with the special tokens."""
         tools, reasoning = self._families(request)
         return any(family is not None and family.special_tokens for family in (tools, reasoning))
+
+    def constrain(self, request: TemplateFields, prompt: str | None, params: SamplingParams) -> None:
+        """What the answer must be, with the calls and thoughts that belong to it."""
+        wanted = params.structured_outputs
+        params.structured_outputs = chat_structure(request, prompt, wanted, self._tools, self._reasoning)
 
     def of(self, request: TemplateFields, prompt: str | None, num_choices: int) -> Structure | None:
         """None leaves the text as it is."""
