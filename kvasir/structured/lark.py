@@ -25,7 +25,6 @@ BLANKS = r" |\r?\n[ \t]{0,64}"
 how JSON is written; with any number of blanks allowed, a model can get stuck in them."""
 
 _TEXT = r"TEXT: /(.|\n)*/"
-_IN_REGEX = re.compile(r"\\.|[/\n]", re.DOTALL)
 
 
 def write(fmt: Format, specials: Mapping[str, int]) -> str:
@@ -68,7 +67,7 @@ class _Writer:
             case JsonSchema():
                 return self._rule(f"%json {json.dumps(_with_blanks(fmt))}")
             case Regex(pattern):
-                return self._rule(f"/{_IN_REGEX.sub(_escaped, pattern) or '(?:)'}/", terminal=True)
+                return self._rule(f"/{_in_lark(pattern) or '(?:)'}/", terminal=True)
             case Grammar(grammar):
                 name = f"g{len(self._grammars)}"
                 self._grammars.append({"name": name, "lark_grammar": grammar})
@@ -151,5 +150,8 @@ def _is_special(part: str) -> bool:
     return part.startswith("<")
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return {"/": r"\/", "\n": r"\n"}.get(found[0], found[0])
+def _in_lark(pattern: str) -> str:
+    r"""`\d` is taken for the ten digits: what else counts as one depends on the version of Unicode."""
+    from llguidance import regex_to_lark
+
+    return regex_to_lark(pattern, "d")
