@@ -151,6 +151,7 @@ CHANGES = {
     "load_format": "dummy",
     "download_dir": "/nowhere",
     "max_core_restarts": 1,
+    "structured_outputs_config": {"disable_any_whitespace": True},
     "disable_log_stats": True,
     "log_stats_interval_s": 5.0,
     "enable_log_requests": True,

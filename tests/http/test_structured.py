@@ -98,6 +98,7 @@ def test_parse_helper_with_tools(client: openai.OpenAI) -> None:
         assert call.function.parsed_arguments == GetWeather(city="Oslo")
 
 
+TAG = {"type": "tag", "begin": "<a>", "content": {"type": "regex", "pattern": "[xy]{3}"}, "end": "</a>"}
 FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_object"}}, r"\{.*\}"),
     ({"guided_regex": r"[A-Z][a-z]{2,8}"}, r"[A-Z][a-z]{2,8}"),
@@ -107,11 +108,8 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"guided_json": '{"type": "boolean"}'}, "true|false"),
     ({"structured_outputs": {"regex": "[01]{8}"}}, "[01]{8}"),
     ({"structured_outputs": {"json": {"enum": [1, 2]}, "disable_any_whitespace": True}}, "1|2"),
-    (
-        {"response_format": {"type": "structural_tag", "format": {"type": "tag", "begin": "<a>", "content": {"type": "regex", "pattern": "[xy]{3}"}, "end": "</a>"}}},
-        "<a>[xy]{3}</a>",
-    ),
-]  # fmt: skip
+    ({"response_format": {"type": "structural_tag", "format": TAG}}, "<a>[xy]{3}</a>"),
+]
 
 
 @pytest.mark.parametrize(("fields", "pattern"), FIELDS)
@@ -128,12 +126,16 @@ def test_every_field_on_both_routes(url: str, fields: dict[str, Any], pattern: s
     assert chat["choices"][0]["finish_reason"] == "stop"
 
 
+def of_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+
+
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": {"type": "xml"}}, "response_format", "json_schema or structural_tag, got 'xml'"),
     ({"response_format": {"type": "json_schema"}}, "response_format", "needs json_schema.schema"),
     ({"response_format": {"type": "structural_tag"}}, "structural_tag", "must have format"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "foo"}}}}, "structured_outputs", "Invalid type: foo"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "structured_outputs", 'Unimplemented keys: ["not"]'),
+    (of_schema({"type": "foo"}), "structured_outputs", "Invalid type: foo"),
+    (of_schema({"not": {}}), "structured_outputs", 'Unimplemented keys: ["not"]'),
     ({"guided_regex": "(a"}, "structured_outputs", "unclosed group"),
     ({"guided_grammar": "start: x"}, "structured_outputs", 'unknown name: "x"'),
     ({"guided_choice": []}, "", ""),
@@ -145,8 +147,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"structured_outputs": {"regexp": "a"}}, "structured_outputs", "'regexp' is none of them"),
     ({"structured_outputs": {"regex": 5}}, "structured_outputs", "regex"),
     ({"structured_outputs": {}}, "structured_outputs", "got none"),
-    ({"structured_outputs": {"json": {"type": "integer", "multipleOf": 99999989}}}, "structured_outputs", "more than 5 s"),
-]  # fmt: skip
+    (of_schema({"type": "integer", "multipleOf": 99999989}), "structured_outputs", "more than 5 s"),
+]
 
 
 def test_what_is_wrong_is_said_and_nobody_else_notices(url: str) -> None:

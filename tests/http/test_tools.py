@@ -6,6 +6,9 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.parsers import tool_family
+from kvasir.structured.formats import encode, format_of
+from kvasir.structured.tools import CalledTool, forced_calls
 from tests.http.fake_engine import FakeEngine, Script
 from tests.http.live import LiveServer, serving
 
@@ -19,6 +22,7 @@ TOOLS = [
         },
     }
 ]
+WEATHER = CalledTool("get_weather", TOOLS[0]["function"]["parameters"])  # type: ignore[index]
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'
 TEXT = "One moment, é.\n" + CALL % "Oslo" + "\n" + CALL % "Líma 🙂"
 ARGUMENTS = ['{"city": "Oslo"}', '{"city": "Líma 🙂"}']
@@ -150,10 +154,39 @@ def test_each_choice_has_its_own_parser(client: OpenAI, live: LiveServer) -> Non
     assert second.message.tool_calls is None and second.message.content == rotated[1:] + rotated[:1]
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
-def test_forced_calls_are_refused(client: OpenAI, choice: object) -> None:
-    with pytest.raises(BadRequestError, match="structured output"):
-        whole(client, tool_choice=choice)
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED])
+def test_forced_calls_become_a_grammar(client: OpenAI, live: LiveServer, choice: object) -> None:
+    live.engine.script = Script(text="<think>now</think>\n" + CALL % "Oslo")
+    got = whole(client, tool_choice=choice)
+    assert got == streamed(client, tool_choice=choice)
+    assert (got["reasoning"], got["content"], got["finish"]) == ("now", None, "tool_calls")
+    asked = live.engine.seen[-1].params.structured_outputs
+    assert asked is not None
+    thought, calls = format_of(asked).elements  # type: ignore[union-attr]
+    assert "<think>" in encode(thought)
+    assert calls == forced_calls(tool_family("hermes").styles, [WEATHER], several=choice == "required")
+
+
+def test_forced_calls_that_cannot_be(live: LiveServer, client: OpenAI) -> None:
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"tool_choice": {"type": "function", "function": {"name": "nobody"}}}, "none of the tools"),
+        ({"tool_choice": "required", "tools": []}, "no tools"),
+        ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "keep one"),
+    ]
+    for kwargs, text in wrong:
+        with pytest.raises(BadRequestError, match=text):
+            whole(client, **kwargs)
+    for parser, text in (("none", "no tool-call parser"), ("pythonic", "no form that can be enforced")):
+        with serving(FakeEngine(max_model_len=1024), ServerSettings(tool_call_parser=parser)) as other:
+            asks = OpenAI(base_url=other.url + "/v1", api_key="none", max_retries=0)
+            with pytest.raises(BadRequestError, match=text):
+                whole(asks, tool_choice="required")
+            if parser == "pythonic":
+                with pytest.raises(BadRequestError, match="does not go together with tools"):
+                    whole(asks, response_format={"type": "json_object"})
 
 
 def test_history_goes_through_the_template(client: OpenAI, live: LiveServer) -> None:

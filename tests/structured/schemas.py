@@ -2,17 +2,22 @@
 
 from typing import Any
 
-_POINT = {
-    "type": "object",
-    "properties": {"x": {"type": "integer", "minimum": -9, "maximum": 9}, "y": {"type": "integer", "multipleOf": 5}},
-    "required": ["x", "y"],
-    "additionalProperties": False,
-}
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+_POINT = _object(x={"type": "integer", "minimum": -9, "maximum": 9}, y={"type": "integer", "multipleOf": 5})
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "nested objects": {
         "type": "object",
-        "properties": {"from": _POINT, "to": {"type": "object", "properties": {"at": _POINT}, "required": ["at"], "additionalProperties": False}},
+        "properties": {"from": _POINT, "to": _object(at=_POINT)},
         "required": ["from", "to"],
         "additionalProperties": False,
     },
@@ -22,7 +27,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "number": {"type": "number", "minimum": -2.5, "exclusiveMaximum": 7},
     "string pattern": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3,5}$"},
     "string length": {"type": "string", "minLength": 3, "maxLength": 6},
-    "format": {"type": "object", "properties": {"on": {"type": "string", "format": "date"}, "id": {"type": "string", "format": "uuid"}}, "required": ["on", "id"], "additionalProperties": False},
+    "format": _object(on={"type": "string", "format": "date"}, id={"type": "string", "format": "uuid"}),
     "unicode": {
         "type": "object",
         "properties": {"größe": {"enum": ["große", "日本", "🙂"]}, "naïve": {"const": "ça va"}},
@@ -42,7 +47,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "additionalProperties": False,
         "$defs": {"point": _POINT},
     },
-    "tuple": {"type": "array", "prefixItems": [{"type": "integer", "minimum": 0, "maximum": 99}, {"const": "z"}], "items": False, "minItems": 2},
+    "tuple": {
+        "type": "array",
+        "prefixItems": [{"type": "integer", "minimum": 0, "maximum": 99}, {"const": "z"}],
+        "items": False,
+        "minItems": 2,
+    },
     "map": {
         "type": "object",
         "patternProperties": {"^k[0-9]$": {"type": "boolean"}},
@@ -50,4 +60,4 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "minProperties": 1,
         "maxProperties": 2,
     },
-}  # fmt: skip
+}

@@ -57,12 +57,20 @@ def test_what_crashes(checker: GrammarChecker) -> None:
 
 def test_others_go_on_meanwhile(checker: GrammarChecker) -> None:
     assert MAX_HELPERS > 1
-    slow = threading.Thread(target=lambda: pytest.raises(UserError, checker.check, SLOW + " "))
+    verdicts: list[str] = []
+
+    def hang() -> None:
+        with pytest.raises(UserError) as caught:
+            checker.check(SLOW + " ")
+        verdicts.append(caught.value.message)
+
+    slow = threading.Thread(target=hang)
     slow.start()
     time.sleep(0.1)
     checker.check(encode(Regex("while another one hangs")))
     assert slow.is_alive()
     slow.join()
+    assert "more than 1 s" in verdicts[0]
 
 
 def test_helpers_end_with_their_checker() -> None:

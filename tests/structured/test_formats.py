@@ -115,18 +115,10 @@ def test_json_object() -> None:
 def test_structural_tags_of_both_forms() -> None:
     call = {"begin": "<f=x>", "schema": {"type": "integer"}, "end": "</f>"}
     old = format_of(StructuredOutputsParams(structural_tag={"structures": [call], "triggers": ["<f"]}))
-    new = format_of(
-        StructuredOutputsParams(
-            structural_tag={
-                "type": "structural_tag",
-                "format": {
-                    "type": "triggered_tags",
-                    "triggers": ["<f"],
-                    "tags": [{"type": "tag", "begin": "<f=x>", "content": {"type": "json_schema", "json_schema": {"type": "integer"}}, "end": "</f>"}],
-                },
-            }
-        )
-    )  # fmt: skip
+    content = {"type": "json_schema", "json_schema": {"type": "integer"}}
+    tag = {"type": "tag", "begin": "<f=x>", "content": content, "end": "</f>"}
+    tree = {"type": "triggered_tags", "triggers": ["<f"], "tags": [tag]}
+    new = format_of(StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": tree}))
     assert old == new
     assert accepts(new, "no call") and accepts(new, "one <f=x>5</f> and <f=x>6</f>.")
     assert not accepts(new, "one <f=y>5</f>") and not accepts(new, "one <f=x>five</f>")

@@ -40,13 +40,15 @@ MOVE = CalledTool(
 NOW = CalledTool("now", {"type": "object", "properties": {}})
 TOOLS = [WEATHER, MOVE, NOW]
 FORCED = [name for name, family in TOOL_FAMILIES.items() if family.styles]
+_DEEPSEEK = tuple(f"<｜tool▁{mark}｜>" for mark in ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep"))
+_KIMI_MARKS = ("s_section_begin", "s_section_end", "_begin", "_end", "_argument_begin")
 SPECIALS = {
     "granite": ("<|tool_call|>",),
     "mistral": ("[TOOL_CALLS]", "[ARGS]"),
-    "deepseek_v31": ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"),
-    "kimi_k2": ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>", "<|tool_call_argument_begin|>"),
-}  # fmt: skip
-SPECIALS["deepseek_v3"] = SPECIALS["deepseek_v31"]
+    "deepseek_v3": _DEEPSEEK,
+    "deepseek_v31": _DEEPSEEK,
+    "kimi_k2": tuple(f"<|tool_call{mark}|>" for mark in _KIMI_MARKS),
+}
 
 
 def read(parser: Parser, text: str) -> tuple[str, str, list[tuple[str, str]]]:

@@ -1,4 +1,4 @@
-"""Random walks through a grammar: what it lets through, without any model. Tokens are bytes and named special tokens."""
+"""Random walks through a grammar: what it lets through, without any model. Tokens are bytes and special tokens."""
 
 import random
 from functools import cache

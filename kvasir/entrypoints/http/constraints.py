@@ -44,7 +44,9 @@ def structure_of(request: SamplingFields) -> StructuredOutputsParams | None:
         known = ", ".join(StructuredOutputsParams.__struct_fields__)
         raise UserError(f"{name} may hold {known}; {unknown[0]!r:.80} is none of them.", param=name)
     try:
-        return msgspec.convert(fields, StructuredOutputsParams)
+        made = msgspec.convert(fields, StructuredOutputsParams)
+        format_of(made)  # finds what is wrong in a structural tag
+        return made
     except msgspec.ValidationError as error:
         own = error.__cause__  # what the struct itself found wrong
         text = own.message if isinstance(own, UserError) else f"{name}: {str(error).replace('`', '')}."
