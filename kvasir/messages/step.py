@@ -79,7 +79,7 @@ class TokenMasks(msgspec.Struct, array_like=True):
     """
 
     slots: list[int]
-    words: bytes
+    words: bytearray
 
 
 class TokenLogprobs(msgspec.Struct, array_like=True):

@@ -15,10 +15,11 @@ from kvasir.parsers.events import (
 )
 from kvasir.parsers.families import ReasoningFamily, ToolFamily
 from kvasir.parsers.machines.think import Think, starts_inside
+from kvasir.parsers.machines.xml import XmlStyle
 from kvasir.parsers.parser import Parser, ReasoningThenCalls
 from kvasir.parsers.reader import SPACES
 from kvasir.parsers.registry import detect_tool_family, reasoning_family, tool_family
-from kvasir.parsers.values import ToolSchema
+from kvasir.parsers.values import ToolSchema, is_text
 from kvasir.parsers.writing import CallStyle
 
 __all__ = [
@@ -36,7 +37,9 @@ __all__ = [
     "ToolCallStart",
     "ToolFamily",
     "ToolSchema",
+    "XmlStyle",
     "detect_tool_family",
+    "is_text",
     "reasoning_family",
     "starts_inside",
     "tool_family",

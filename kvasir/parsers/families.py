@@ -39,7 +39,7 @@ class ToolFamily(msgspec.Struct, frozen=True):
     make: MakeToolParser
     special_tokens: bool = False
     reads_all: bool = False
-    styles: tuple[CallStyle, ...] = ()
+    styles: tuple[CallStyle | XmlStyle, ...] = ()
 
 
 class ReasoningFamily(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ def _sectioned(row: NamedJson, **changes: Any) -> CallStyle:
 
 
 def _xml(row: XmlStyle) -> ToolFamily:
-    return ToolFamily(lambda tools: FormatParser(xml(row, tools)))
+    return ToolFamily(lambda tools: FormatParser(xml(row, tools)), styles=(row,))
 
 
 def _think(row: Think, *, special_tokens: bool = False) -> ReasoningFamily:

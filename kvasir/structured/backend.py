@@ -38,5 +38,5 @@ class Backend(Protocol):
     def compile(self, fmt: Format) -> Grammar:
         """May take long, and is called from several threads. Raises GrammarError."""
 
-    def fill(self, automata: Sequence[Automaton]) -> tuple[bytes, list[str | None]]:
+    def fill(self, automata: Sequence[Automaton]) -> tuple[bytearray, list[str | None]]:
         """Masks of the automata one after the other, as in `TokenMasks.words`, and each one's error if it has one."""

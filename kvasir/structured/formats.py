@@ -52,7 +52,7 @@ class Or(msgspec.Struct, tag="or"):
 
 
 class Tag(msgspec.Struct, tag="tag"):
-    """Any text as the content ends where `end` appears first."""
+    """Text or a pattern as the content ends where `end` appears first."""
 
     begin: str
     content: "Format"

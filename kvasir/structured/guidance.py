@@ -71,7 +71,7 @@ class GuidanceBackend:
         matcher = make_matcher(self._tokenizer, fmt, self._vocabulary.specials)
         return GuidanceGrammar(matcher, self._eos_ids)
 
-    def fill(self, automata: Sequence[Any]) -> tuple[bytes, list[str | None]]:
+    def fill(self, automata: Sequence[Any]) -> tuple[bytearray, list[str | None]]:
         words = bytearray(self._mask_bytes * len(automata))
         address = ctypes.addressof((ctypes.c_char * len(words)).from_buffer(words))
         matchers = [automaton.matcher for automaton in automata]
@@ -81,7 +81,7 @@ class GuidanceBackend:
         else:
             for i, matcher in enumerate(matchers):
                 matcher.unsafe_compute_mask_ptr(address + i * self._mask_bytes, self._mask_bytes)
-        return bytes(words), [complaint(matcher) if matcher.is_error() else None for matcher in matchers]
+        return words, [complaint(matcher) if matcher.is_error() else None for matcher in matchers]
 
 
 def import_llguidance() -> Any:

@@ -67,7 +67,7 @@ class _Writer:
             case JsonSchema():
                 return self._rule(f"%json {json.dumps(_with_blanks(fmt))}")
             case Regex(pattern):
-                return self._rule(f"/{_in_lark(pattern) or '(?:)'}/", terminal=True)
+                return self._rule(_in_lark(pattern), terminal=True)
             case Grammar(grammar):
                 name = f"g{len(self._grammars)}"
                 self._grammars.append({"name": name, "lark_grammar": grammar})
@@ -106,8 +106,9 @@ class _Writer:
     def _tag(self, begin: str, tag: Tag) -> str:
         """The body of a tag of which `begin` is still to come."""
         before, after = self._parts(begin), self._parts(tag.end)
-        if isinstance(tag.content, AnyText) and after and not _is_special(after[0]):
-            content = self._rule(f"TEXT {after.pop(0)}", options="[lazy]")  # ends where that piece of text appears
+        if isinstance(tag.content, (AnyText, Regex)) and after and not _is_special(after[0]):
+            text = "TEXT" if isinstance(tag.content, AnyText) else _in_lark(tag.content.pattern)
+            content = self._rule(f"{text} {after.pop(0)}", options="[lazy]")  # ends where that piece of text appears
         else:
             content = self._inline(tag.content)
         return " ".join([*before, content, *after])
@@ -154,4 +155,4 @@ def _in_lark(pattern: str) -> str:
     r"""`\d` is taken for the ten digits: what else counts as one depends on the version of Unicode."""
     from llguidance import regex_to_lark
 
-    return regex_to_lark(pattern, "d")
+    return f"/{regex_to_lark(pattern, 'd') or '(?:)'}/"

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kvasir.parsers import CallStyle, Think, starts_inside
+from kvasir.parsers import CallStyle, Think, XmlStyle, starts_inside
 from kvasir.structured.formats import (
     AnyText,
     ConstString,
@@ -21,9 +21,11 @@ from kvasir.structured.formats import (
     closed,
     optional,
 )
+from kvasir.structured.xml_calls import xml_call
 
 _LINE_BREAK = Regex(r"\n?")
 _BLANKS = Regex(r"[ \t\r\n]{0,8}")
+Style = CallStyle | XmlStyle
 _ANY_OBJECT = {"type": "object"}
 
 
@@ -35,16 +37,16 @@ class CalledTool:
     parameters: dict[str, Any] | None = None
 
 
-def forced_calls(styles: Items[CallStyle], tools: Items[CalledTool], *, several: bool) -> Format:
+def forced_calls(styles: Items[Style], tools: Items[CalledTool], *, several: bool) -> Format:
     """An answer that is one call of one of the tools, or several calls."""
     return _one_of([_calls(style, tools, several) for style in styles])
 
 
-def checked_calls(styles: Items[CallStyle], tools: Items[CalledTool], *, several: bool) -> Format | None:
+def checked_calls(styles: Items[Style], tools: Items[CalledTool], *, several: bool) -> Format | None:
     """Free text in which whatever is announced as a call is one. None when nothing announces calls."""
-    if not all(style.trigger for style in styles):
+    triggers = list(dict.fromkeys(map(_trigger, styles)))
+    if not all(triggers):
         return None
-    triggers = list(dict.fromkeys(style.trigger for style in styles))
     tags = [tag for style in styles for tag in _tags(style, tools, several)]
     return TriggeredTags(triggers, tags, stop_after_first=not several)
 
@@ -63,15 +65,22 @@ def after_thought(style: Think, prompt: str | None, answer: Format) -> Format:
     return Sequence([optional(Sequence([_one_of(thoughts), _BLANKS])), answer])
 
 
-def _calls(style: CallStyle, tools: Items[CalledTool], several: bool) -> Format:
+def _trigger(style: Style) -> str:
+    return style.open if isinstance(style, XmlStyle) else style.trigger
+
+
+def _calls(style: Style, tools: Items[CalledTool], several: bool) -> Format:
     tags = _tags(style, tools, several)
-    if style.section:
+    if isinstance(style, CallStyle) and style.section:
         return tags[0]
-    return TagsWithSeparator(tags, style.separator, at_least_one=True, stop_after_first=not several)
+    separator = "\n" if isinstance(style, XmlStyle) else style.separator
+    return TagsWithSeparator(tags, separator, at_least_one=True, stop_after_first=not several)
 
 
-def _tags(style: CallStyle, tools: Items[CalledTool], several: bool) -> list[Tag]:
+def _tags(style: Style, tools: Items[CalledTool], several: bool) -> list[Tag]:
     """A tag for each tool, or one around the section that holds them all."""
+    if isinstance(style, XmlStyle):
+        return [xml_call(style, tool.name, tool.parameters) for tool in tools]
     tags = [_call(style, tool) for tool in tools]
     if not style.section:
         return tags

@@ -16,7 +16,7 @@ class Vocabulary:
         special_ids: tokens that are no text: a grammar allows them only where it names them.
         specials: text -> id of those that a grammar may name.
         eos_ids: tokens that end an answer.
-        encode: text -> the ids that the tokenizer itself would write for it.
+        encode: text -> the ids that the tokenizer itself would write for it, none of them special.
     """
 
     tokens: list[bytes]
@@ -49,12 +49,18 @@ def _bytes(piece: bytes | str | int | None) -> bytes:
 
 
 def _encoder(tokenizer: Tokenizer, tokens: list[bytes], special_ids: set[int]) -> Callable[[str], list[int]]:
-    if tokenizer.pieces.kind == "bytes":
-        return lambda text: tokenizer.encode(text, add_special_tokens=False)
-    # Other tokenizers write the beginning of a text in another way than its middle, which a grammar's texts are.
     ids = {token: i for i, token in reversed(list(enumerate(tokens))) if token and i not in special_ids}
     longest = max(map(len, ids), default=0)
-    return lambda text: _greedy(text.encode(), ids, longest)
+    # Other tokenizers write the beginning of a text in another way than its middle, which a grammar's texts are.
+    is_own = tokenizer.pieces.kind == "bytes"
+
+    def encode(text: str) -> list[int]:
+        own = tokenizer.encode(text, add_special_tokens=False) if is_own else []
+        if not own or not special_ids.isdisjoint(own):  # a text may spell a special token and is still a text
+            return _greedy(text.encode(), ids, longest)
+        return own
+
+    return encode
 
 
 def _greedy(text: bytes, ids: dict[bytes, int], longest: int) -> list[int]:

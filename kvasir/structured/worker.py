@@ -15,7 +15,7 @@ class TokenMaskProcessor:
     def __init__(self, device: torch.device):
         self.slots: dict[int, int] = {}  # slot -> which of the masks
         self._device = device
-        self._words = b""
+        self._words = bytearray()
 
     def take(self, masks: TokenMasks | None) -> None:
         if masks is None:

@@ -50,7 +50,7 @@ class FakeBackend:
         self.slow = threading.Event()
         self.compiled: list[str] = []
         self.automata: list[FakeAutomaton] = []
-        self._mask = b"\xff" * (-(-vocab_size // 32) * 4)
+        self._mask = bytearray(b"\xff") * (-(-vocab_size // 32) * 4)
         self._eos_id = eos_id
         self._broken = False
 
@@ -64,7 +64,7 @@ class FakeBackend:
         self._broken = self._broken or fmt.pattern == "broken"
         return FakeGrammar(fmt.pattern, self._eos_id, self.automata)
 
-    def fill(self, automata: Sequence[Any]) -> tuple[bytes, list[str | None]]:
+    def fill(self, automata: Sequence[Any]) -> tuple[bytearray, list[str | None]]:
         if self._broken:
             raise ValueError("a bug")
         return self._mask * len(automata), [None] * len(automata)

@@ -138,6 +138,12 @@ def test_text_up_to_a_mark() -> None:
     assert not accepts(fmt, "<think>42") and not accepts(fmt, "is it 42?</think>42")
 
 
+def test_a_pattern_up_to_a_mark() -> None:
+    fmt = Tag("<", Regex("(?s:.){1,9}|-"), "/>")
+    assert accepts(fmt, "<a/>") and accepts(fmt, "<->/>") and accepts(fmt, "</a/>")
+    assert not accepts(fmt, "<a/>/>") and not accepts(fmt, "</>") and not accepts(fmt, "<abcdefghij/>")
+
+
 def test_special_tokens_are_named_by_their_text() -> None:
     fmt = Sequence([Tag("[A]", AnyText(), "[/A]!"), ConstString("x[A]")])
     assert accepts(fmt, "[A]some text[/A]!x[A]", "[A]", "[/A]")

@@ -5,6 +5,7 @@ import json
 import jsonschema
 import pytest
 
+from kvasir.errors import UserError
 from kvasir.parsers import (
     ContentDelta,
     Parser,
@@ -34,7 +35,7 @@ MOVE = CalledTool(
     {
         "properties": {"to": {"$ref": "#/$defs/place"}},
         "required": ["to"],
-        "$defs": {"place": {"enum": ["a", {"b": 1}]}},
+        "$defs": {"place": {"enum": [7, {"b": 1}]}},
     },
 )
 NOW = CalledTool("now", {"type": "object", "properties": {}})
@@ -99,7 +100,7 @@ def test_what_is_forced_is_read(name: str, special: bool) -> None:
 
 
 def test_which_families_can_be_forced() -> None:
-    assert set(TOOL_FAMILIES) - set(FORCED) == {"pythonic", "llama4_pythonic", "qwen3_coder", "qwen3_xml", "glm45"}
+    assert set(TOOL_FAMILIES) - set(FORCED) == {"pythonic", "llama4_pythonic"}
 
 
 @pytest.mark.parametrize("name", ["hermes", "granite", "mistral", "deepseek_v31", "kimi_k2"])
@@ -165,6 +166,42 @@ def test_thoughts_come_before_the_answer(
 
 def test_every_reasoning_family_says_where_thoughts_end() -> None:
     assert all(family.style for family in REASONING_FAMILIES.values())
+
+
+TEXTS = {
+    "type": "object",
+    "properties": {
+        "note": {"type": "string", "description": "Anything."},
+        "code": {"type": "string", "minLength": 2, "maxLength": 4},
+        "level": {"type": ["integer", "null"]},
+        "either": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+        "at": {"$ref": "#/$defs/at"},
+    },
+    "required": ["note", "at"],
+    "$defs": {"at": {"type": "array", "items": {"type": "boolean"}}},
+}
+
+
+def test_arguments_between_tags() -> None:
+    tool = CalledTool("write", TEXTS)
+    fmt = forced_calls(tool_family("qwen3_coder").styles, [tool], several=False)
+    note = '<parameter=note>\na\n<b> "c"\n</parameter>\n'
+    at = "<parameter=at>\n[true, false]\n</parameter>\n"
+    more = "<parameter=code>\nab\n\n</parameter>\n<parameter=level>\nnull\n</parameter>\n"
+    more += "<parameter=either>\n5\n</parameter>\n"
+    for arguments, expected in (
+        (note + at, {"note": 'a\n<b> "c"', "at": [True, False]}),
+        (note + more + at, {"note": 'a\n<b> "c"', "code": "ab\n", "level": None, "either": 5, "at": [True, False]}),
+    ):
+        text = f"<tool_call>\n<function=write>\n{arguments}</function>\n</tool_call>"
+        assert accepts(fmt, text)
+        ((name, read_arguments),) = read(tool_family("qwen3_coder").make([ToolSchema("write", TEXTS)]), text)[2]
+        assert (name, json.loads(read_arguments)) == ("write", expected)
+    for arguments in (at, note, at + note, note + at.replace("false", "5"), note + more.replace("ab", "abcd") + at):
+        assert not accepts(fmt, f"<tool_call>\n<function=write>\n{arguments}</function>\n</tool_call>")
+    odd = CalledTool("f", {"properties": {"x": {"type": "string", "pattern": "^a$"}}})
+    with pytest.raises(UserError, match="'x' as plain text, which cannot be held to 'pattern'"):
+        forced_calls(tool_family("glm45").styles, [odd], several=False)
 
 
 def test_a_name_in_json_is_escaped() -> None:

@@ -10,12 +10,12 @@ from kvasir.structured.worker import TokenMaskProcessor
 from tests.sampling.helpers import make_request
 
 
-def packed(allowed: list[set[int]], vocab: int) -> bytes:
+def packed(allowed: list[set[int]], vocab: int) -> bytearray:
     words = bytearray(-(-vocab // 32) * 4 * len(allowed))
     for row, tokens in enumerate(allowed):
         for token in tokens:
             words[row * (len(words) // len(allowed)) + token // 8] |= 1 << token % 8
-    return bytes(words)
+    return words
 
 
 @pytest.mark.parametrize("vocab", [1, 31, 32, 33, 1000])

@@ -125,7 +125,10 @@ def _calls(request: TemplateFields, tools: ToolFamily | None, answer: Format | N
     if not any(t["function"].get("strict") for t in chosen) or not tools.styles:
         return None
     loose = [c if t["function"].get("strict") else CalledTool(c.name) for c, t in zip(called, chosen, strict=True)]
-    return checked_calls(tools.styles, loose, several=several)
+    try:
+        return checked_calls(tools.styles, loose, several=several)
+    except UserError:  # strict is a wish of helpers more often than of people: what cannot be held to it stays free
+        return None
 
 
 def _forced_tools(request: TemplateFields) -> list[dict[str, Any]] | None:
