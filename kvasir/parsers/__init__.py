@@ -20,13 +20,14 @@ from kvasir.parsers.parser import Parser, ReasoningThenCalls
 from kvasir.parsers.reader import SPACES
 from kvasir.parsers.registry import detect_tool_family, reasoning_family, tool_family
 from kvasir.parsers.values import ToolSchema, is_text
-from kvasir.parsers.writing import CallStyle
+from kvasir.parsers.writing import CallStyle, Frame
 
 __all__ = [
     "SPACES",
     "CallStyle",
     "ContentDelta",
     "Event",
+    "Frame",
     "Parser",
     "ReasoningDelta",
     "ReasoningFamily",

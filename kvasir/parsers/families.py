@@ -19,7 +19,7 @@ from kvasir.parsers.output import Output
 from kvasir.parsers.parser import Format, FormatParser, Parser
 from kvasir.parsers.reader import Reader, Steps, Tags
 from kvasir.parsers.values import ToolSchema
-from kvasir.parsers.writing import CallStyle, json_object
+from kvasir.parsers.writing import CallStyle, Frame, json_object
 
 MakeToolParser = Callable[[Sequence[ToolSchema]], Parser]
 MakeReasoningParser = Callable[[str | None], Parser]
@@ -33,12 +33,14 @@ class ToolFamily(msgspec.Struct, frozen=True):
         special_tokens: its marks are special tokens, which must stay in the text.
         reads_all: the format is that of all answers, with calls or without, and of the thoughts in them: its parser is
             always used, alone.
+        frame: the marks of such a format; then an answer holds one call at most.
         styles: how it writes calls; a model of the family knows one of them. Empty: calls cannot be forced.
     """
 
     make: MakeToolParser
     special_tokens: bool = False
     reads_all: bool = False
+    frame: Frame | None = None
     styles: tuple[CallStyle | XmlStyle, ...] = ()
 
 
@@ -46,12 +48,12 @@ class ReasoningFamily(msgspec.Struct, frozen=True):
     """`make` takes the prompt's text, whose end may say where the answer begins.
 
     Attributes:
-        style: the marks around a thought; None when only the parser knows them.
+        style: the marks around a thought, or those of every part of an answer; None when only the parser knows them.
     """
 
     make: MakeReasoningParser
     special_tokens: bool = False
-    style: Think | None = None
+    style: Think | Frame | None = None
 
 
 def _names(tools: Sequence[ToolSchema]) -> frozenset[str]:
@@ -162,6 +164,14 @@ _HERMES = json_object(open="<tool_call>", close="</tool_call>", separator="\n", 
 _MISTRAL_STYLES = (_listed(_MISTRAL_TAG), CallStyle(_MISTRAL_TAG, "[ARGS]", trigger=_MISTRAL_TAG))
 
 
+_HARMONY_FRAME = Frame(
+    thought="<|channel|>analysis<|message|>",
+    thought_end="<|end|><|start|>assistant",
+    answer="<|channel|>final<|message|>",
+)
+_HARMONY_CALL = CallStyle("<|channel|>commentary to=functions.", " <|constrain|>json<|message|>")
+
+
 def _read_pythonic(tools: Sequence[ToolSchema]) -> Format:
     return pythonic(_names(tools))
 
@@ -191,11 +201,11 @@ TOOL_FAMILIES: dict[str, ToolFamily] = {
     ),
     "deepseek_v31": _named(_DEEPSEEK_V31, _sectioned(_DEEPSEEK_V31)),
     "kimi_k2": _named(_KIMI_K2, _sectioned(_KIMI_K2, before=_KIMI_K2.open + "functions.", numbered=True)),
-    "openai": ToolFamily(_harmony, special_tokens=True, reads_all=True),
+    "openai": ToolFamily(_harmony, special_tokens=True, reads_all=True, frame=_HARMONY_FRAME, styles=(_HARMONY_CALL,)),
 }
 
 REASONING_FAMILIES: dict[str, ReasoningFamily] = {
-    "openai_gptoss": ReasoningFamily(lambda prompt: _harmony(()), special_tokens=True),
+    "openai_gptoss": ReasoningFamily(lambda prompt: _harmony(()), special_tokens=True, style=_HARMONY_FRAME),
     "qwen3": _think(Think()),
     "deepseek_r1": _think(Think(inside=True)),
     "deepseek_v3": _think(Think()),

@@ -31,6 +31,20 @@ class CallStyle:
     trigger: str = ""
 
 
+@dataclass(frozen=True)
+class Frame:
+    """A format in which every part of an answer has a mark: a thought may come first, then a call or the answer.
+
+    Attributes:
+        thought, thought_end: around a thought.
+        answer: before the answer proper; calls have marks of their own.
+    """
+
+    thought: str
+    thought_end: str
+    answer: str
+
+
 def json_object(arguments_key: str = "arguments", **marks: Any) -> CallStyle:
     """A call as one JSON object with a name and arguments."""
     return CallStyle(before='{"name": "', after_name=f'", "{arguments_key}": ', after="}", **marks)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kvasir.parsers import CallStyle, Think, XmlStyle, starts_inside
+from kvasir.parsers import CallStyle, Frame, Think, XmlStyle, starts_inside
 from kvasir.structured.formats import (
     AnyText,
     ConstString,
@@ -63,6 +63,15 @@ def after_thought(style: Think, prompt: str | None, answer: Format) -> Format:
         return Sequence([_one_of(thoughts), _BLANKS, answer])
     thoughts = [Tag(begin, AnyText(), close) for begin in style.opens for close in style.closes]
     return Sequence([optional(Sequence([_one_of(thoughts), _BLANKS])), answer])
+
+
+def framed_answer(frame: Frame, answer: Format) -> Format:
+    return Sequence([ConstString(frame.answer), answer])
+
+
+def after_framed_thought(frame: Frame, answer: Format) -> Format:
+    """Perhaps a thought, and then what has a mark of its own already."""
+    return Sequence([optional(Tag(frame.thought, AnyText(), frame.thought_end)), answer])
 
 
 def _trigger(style: Style) -> str:

@@ -249,3 +249,26 @@ def test_stop_strings_and_logprobs(client: openai.OpenAI) -> None:
     answer = ask(client, response_format={"type": "json_object"}, temperature=0, stop=[": "], logprobs=True)
     assert answer.choices[0].message.content == '{"name"'
     assert len(answer.choices[0].logprobs.content) > 1
+
+
+def test_the_other_apis(url: str) -> None:
+    """They are translated to chat, so what holds there holds here; one question each shows that it arrives."""
+    schema = Person.model_json_schema()
+    fmt = {"type": "json_schema", "name": "person", "schema": schema}
+    body = {"model": "kvasir-demo", "input": MARIA[0]["content"], "temperature": 0, "text": {"format": fmt}}
+    (item,) = httpx.post(f"{url}/v1/responses", json=body, timeout=60).json()["output"]
+    assert json.loads(item["content"][0]["text"]) == {"name": "Maria", "age": 34}
+    weather = {"type": "function", "name": "get_time", "parameters": SCHEMAS["get_time"]}
+    body = {"model": "kvasir-demo", "input": "Hello", "tools": [weather], "tool_choice": "required"}
+    (item,) = httpx.post(f"{url}/v1/responses", json=body, timeout=60).json()["output"]
+    assert item["type"] == "function_call"
+    jsonschema.validate(json.loads(item["arguments"]), SCHEMAS["get_time"])
+    asked = {"model": "kvasir-demo", "messages": MARIA, "max_tokens": 60, "temperature": 0}
+    config = {"format": {"type": "json_schema", "schema": schema}}
+    said = httpx.post(f"{url}/v1/messages", json={**asked, "output_config": config}, timeout=60).json()
+    assert json.loads(said["content"][0]["text"]) == {"name": "Maria", "age": 34}
+    tools = [{"name": "get_time", "input_schema": SCHEMAS["get_time"]}]
+    forced = {**asked, "tools": tools, "tool_choice": {"type": "any"}}
+    (block,) = httpx.post(f"{url}/v1/messages", json=forced, timeout=60).json()["content"]
+    assert (block["type"], block["name"]) == ("tool_use", "get_time")
+    jsonschema.validate(block["input"], SCHEMAS["get_time"])

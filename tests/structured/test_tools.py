@@ -10,6 +10,7 @@ from kvasir.parsers import (
     ContentDelta,
     Parser,
     ReasoningDelta,
+    Think,
     ToolArgumentsDelta,
     ToolCallEnd,
     ToolCallStart,
@@ -19,7 +20,14 @@ from kvasir.parsers import (
 )
 from kvasir.parsers.families import REASONING_FAMILIES, TOOL_FAMILIES
 from kvasir.structured.formats import Format, Regex
-from kvasir.structured.tools import CalledTool, after_thought, checked_calls, forced_calls
+from kvasir.structured.tools import (
+    CalledTool,
+    after_framed_thought,
+    after_thought,
+    checked_calls,
+    forced_calls,
+    framed_answer,
+)
 from tests.structured.walks import accepts, walk
 
 WEATHER = CalledTool(
@@ -40,7 +48,7 @@ MOVE = CalledTool(
 )
 NOW = CalledTool("now", {"type": "object", "properties": {}})
 TOOLS = [WEATHER, MOVE, NOW]
-FORCED = [name for name, family in TOOL_FAMILIES.items() if family.styles]
+FORCED = [name for name, family in TOOL_FAMILIES.items() if family.styles and not family.frame]
 _DEEPSEEK = tuple(f"<｜tool▁{mark}｜>" for mark in ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep"))
 _KIMI_MARKS = ("s_section_begin", "s_section_end", "_begin", "_end", "_argument_begin")
 SPECIALS = {
@@ -100,7 +108,7 @@ def test_what_is_forced_is_read(name: str, special: bool) -> None:
 
 
 def test_which_families_can_be_forced() -> None:
-    assert set(TOOL_FAMILIES) - set(FORCED) == {"pythonic", "llama4_pythonic"}
+    assert set(TOOL_FAMILIES) - set(FORCED) == {"pythonic", "llama4_pythonic", "openai"}
 
 
 @pytest.mark.parametrize("name", ["hermes", "granite", "mistral", "deepseek_v31", "kimi_k2"])
@@ -155,13 +163,33 @@ def test_thoughts_come_before_the_answer(
     family: str, prompt: str, texts: list[str], not_texts: list[str], special: bool
 ) -> None:
     style = reasoning_family(family).style
-    assert style is not None
+    assert isinstance(style, Think)
     specials = (*style.opens, *style.closes) if special else ()
     fmt = after_thought(style, prompt, ANSWER)
     for text in texts:
         assert accepts(fmt, text, *specials), text
         assert read(reasoning_family(family).make(prompt), text)[1] in ("yes!", "no!")
     assert not [text for text in not_texts if accepts(fmt, text, *specials)]
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_a_format_in_which_every_part_has_a_mark(special: bool) -> None:
+    family = tool_family("openai")
+    assert family.frame is not None
+    marks = ("start", "channel", "constrain", "message", "end", "call", "return")
+    specials = tuple(f"<|{mark}|>" for mark in marks) if special else ()
+    thought = "<|channel|>analysis<|message|>Is it? {}<|end|><|start|>assistant"
+    answer = after_framed_thought(family.frame, framed_answer(family.frame, ANSWER))
+    for before, reasoning in (("", ""), (thought, "Is it? {}")):
+        text = before + "<|channel|>final<|message|>yes!"
+        assert accepts(answer, text, *specials)
+        assert read(parser_of("openai"), text) == (reasoning, "yes!", [])
+    assert not accepts(answer, "yes!", *specials) and not accepts(answer, thought, *specials)
+    calls = after_framed_thought(family.frame, forced_calls(family.styles, TOOLS, several=False))
+    call = '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Oslo"}'
+    assert accepts(calls, thought + call, *specials)
+    assert read(parser_of("openai"), thought + call) == ("Is it? {}", "", [("get_weather", '{"city": "Oslo"}')])
+    assert not accepts(calls, call + call, *specials) and not accepts(calls, thought, *specials)
 
 
 def test_every_reasoning_family_says_where_thoughts_end() -> None:

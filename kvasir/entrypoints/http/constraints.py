@@ -7,9 +7,16 @@ import msgspec
 from kvasir.entrypoints.http.schema import SamplingFields, TemplateFields
 from kvasir.errors import UserError
 from kvasir.messages import StructuredOutputsParams
-from kvasir.parsers import ReasoningFamily, ToolFamily
+from kvasir.parsers import Frame, ReasoningFamily, Think, ToolFamily
 from kvasir.structured.formats import Format, Or, format_of
-from kvasir.structured.tools import CalledTool, after_thought, checked_calls, forced_calls
+from kvasir.structured.tools import (
+    CalledTool,
+    after_framed_thought,
+    after_thought,
+    checked_calls,
+    forced_calls,
+    framed_answer,
+)
 
 _GUIDED = {
     "guided_json": "json",
@@ -88,13 +95,18 @@ def chat_structure(
         UserError: a choice of tools that cannot be had.
     """
     answer = None if wanted is None else format_of(wanted)
+    frame = _frame(tools, reasoning)
+    if frame is not None and answer is not None:
+        answer = framed_answer(frame, answer)
     calls = _calls(request, tools, answer)
     if calls is not None:
         answer = calls
     if answer is None:
         return None
-    if reasoning is not None:
-        if reasoning.style is None:
+    if frame is not None:
+        answer = after_framed_thought(frame, answer)
+    elif reasoning is not None:
+        if not isinstance(reasoning.style, Think):
             raise UserError(
                 "this server's reasoning parser does not say where thoughts end, so nothing can be asked of the answer "
                 "behind them.",
@@ -106,11 +118,18 @@ def chat_structure(
     return StructuredOutputsParams(structural_tag={"format": msgspec.to_builtins(answer)})
 
 
+def _frame(tools: ToolFamily | None, reasoning: ReasoningFamily | None) -> Frame | None:
+    if tools is not None and tools.frame is not None:
+        return tools.frame
+    return reasoning.style if reasoning is not None and isinstance(reasoning.style, Frame) else None
+
+
 def _calls(request: TemplateFields, tools: ToolFamily | None, answer: Format | None) -> Format | None:
     """What `tools` and `tool_choice` make of the answer; None when they leave it as it is."""
     forced = _forced_tools(request)
     chosen = forced if forced is not None else (request.tools or []) if request.tool_choice != "none" else []
-    several = request.parallel_tool_calls is not False and not isinstance(request.tool_choice, dict)
+    named, framed = isinstance(request.tool_choice, dict), tools is not None and tools.frame is not None
+    several = request.parallel_tool_calls is not False and not named and not framed
     called = [CalledTool(t["function"]["name"], t["function"].get("parameters")) for t in chosen]
     if forced is not None:
         if answer is not None:

@@ -6,7 +6,7 @@ server cannot honour, are declared so that `refusals.py` can say so instead of i
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 MAX_PROMPTS = 1024
 MAX_PROMPT_TOKENS = 4_194_304
@@ -27,7 +27,7 @@ class JsonSchemaFormat(Struct, kw_only=True):
     name: Short | None = None
     description: str | None = None
     strict: bool | None = None
-    json_schema: dict[str, Any] | None = msgspec.field(name="schema", default=None)
+    json_schema: dict[str, Any] | None = field(name="schema", default=None)
 
 
 class ResponseFormat(Struct, kw_only=True):
