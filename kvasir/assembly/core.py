@@ -16,11 +16,9 @@ from kvasir.executor.uniproc import LocalWorker
 from kvasir.kv_cache import KVCacheManager, KVSpec
 from kvasir.messages import Ready
 from kvasir.scheduler import Scheduler, SchedulerSettings
+from kvasir.structured.backend import Backend
 from kvasir.structured.compiler import GrammarCompiler
 from kvasir.structured.core import GrammarGate
-from kvasir.structured.guidance import GuidanceBackend
-from kvasir.structured.vocabulary import read_vocabulary
-from kvasir.tokenizer import get_tokenizer
 
 WORKER_FACTORY = "kvasir.assembly.worker:make_worker"
 
@@ -67,8 +65,12 @@ def make_core(config: KvasirConfig, *, epoch: int = 0, executor: Executor | None
     )
 
 
-def _make_grammar_backend(config: KvasirConfig) -> GuidanceBackend:
-    """Called when the first grammar comes; until then the core needs no tokenizer."""
+def _make_grammar_backend(config: KvasirConfig) -> Backend:
+    """Called when the first grammar comes; until then the core needs no tokenizer, and does not import one."""
+    from kvasir.structured.guidance import GuidanceBackend
+    from kvasir.structured.vocabulary import read_vocabulary
+    from kvasir.tokenizer import get_tokenizer
+
     shape = load_model_shape(config.model.model_path, config.model.hf_overrides)
     tokenizer = get_tokenizer(config.model.tokenizer_path)
     return GuidanceBackend(read_vocabulary(tokenizer, shape.vocab_size, shape.eos_token_ids))
