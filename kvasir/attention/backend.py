@@ -53,6 +53,8 @@ class AttentionBatch:
         slot_mapping: [T] int64, block * S + offset where each token's key and value go; -1 = nowhere.
     Host numbers (upper bounds where a graph pads):
         num_decodes: rows with one query token, which are the first rows; None: only the device knows (a captured step).
+        shared_len: [1] int32 on the device, in a step of decode rows only: so many tokens, a multiple of S, lie in the
+            same blocks in all rows, so that a backend may read them once; None: not looked for.
         query_lens, context_lens: the same lengths as lists on the host; seq_len = context_len + query_len.
     """
 
@@ -68,6 +70,7 @@ class AttentionBatch:
     max_seq_len: int
     query_lens: list[int]
     context_lens: list[int]
+    shared_len: torch.Tensor | None = None
 
 
 class MetadataBuilder(Protocol):

@@ -94,6 +94,7 @@ class TritonImpl:
             soft_cap=self.logits_soft_cap,
             output=output,
             only=None if long is None else (long.first_row, long.first_token),
+            shared_len=batch.shared_len if self.sliding_window is None else None,
         )
         return output
 

@@ -31,15 +31,15 @@ class Forward:
     Attributes:
         hidden: [T, E].
         logits: [R, V] where the pass makes them, since all rows sample; None: they are still to be made.
-        graph_size: rows (where there are logits) or tokens of the captured step that served it, 0 if none did.
-        missing: the size of the graph that would have served it but is not captured yet, 0 if none.
+        graph: key of the captured step that served it (of a mixed one: its tokens), None if none did.
+        missing: key of the one that would have served it but is not captured yet, None if none.
     """
 
     batch: InputBatch
     hidden: torch.Tensor
     logits: torch.Tensor | None = None
-    graph_size: int = 0
-    missing: int = 0
+    graph: "DecodeKey | int | None" = None
+    missing: "DecodeKey | int | None" = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,21 @@ class PassParts:
         return size if mode is CudagraphMode.FULL else 0
 
 
+MIN_SHARED_ROWS = 8
+MIN_SHARED_TOKENS = 512
+"""From here on it pays to read a prefix that all rows share apart from the rest."""
+
+
+@dataclass(frozen=True)
+class DecodeKey:
+    """What a decode step is captured by. `shared`: its rows share a prefix that is worth a kernel of its own."""
+
+    rows: int
+    shared: bool = False
+
+
 class DecodePass:
-    """Rows of one token each, which all sample. Graph keys are numbers of rows; rows beyond the batch's are spare."""
+    """Rows of one token each, which all sample. Rows of a graph beyond the batch's are spare."""
 
     def __init__(self, parts: PassParts, pool: object | None):
         self._parts = parts
@@ -78,26 +91,42 @@ class DecodePass:
         self.slots = torch.full((rows,), parts.states.spare, dtype=torch.int64, device=device)
         self._starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
         self._indices = torch.arange(rows, device=device)
+        self._shared_len = torch.zeros(1, dtype=torch.int32, device=device)
         self.inputs = parts.new_inputs(rows, rows)
         self.graphs = CUDAGraphWrapper(self._launch, pool)
         self._layout: StepLayout | None = None
         self._size = 0
+        self._key = DecodeKey(0)
         self._staged: tuple[int, list[int]] = (0, [])  # what `slots` will hold: rows, and those that are real
+        self._shared_tokens = 0  # what `_shared_len` will hold
+
+    @property
+    def sizes(self) -> list[int]:
+        return self._parts.dispatcher.decode_sizes
 
     def stage(self, layout: StepLayout) -> None:
         size = self._parts.picked(layout, uniform_decode=True)
         self._layout, self._size = layout, size
         rows = size or layout.num_rows
-        if self._staged == (rows, layout.host_slots):
-            return
-        self._staged = rows, layout.host_slots
-        padded = np.full(rows, self._parts.states.spare, dtype=np.int64)
-        padded[: layout.num_rows] = layout.slots
-        self._parts.uploads.put(padded, lambda words: self.slots[:rows].copy_(words))
+        if self._staged != (rows, layout.host_slots):
+            self._staged = rows, layout.host_slots
+            padded = np.full(rows, self._parts.states.spare, dtype=np.int64)
+            padded[: layout.num_rows] = layout.slots
+            self._parts.uploads.put(padded, lambda words: self.slots[:rows].copy_(words))
+            self._stage_shared(layout)
+        self._key = DecodeKey(rows, shared=self._shared_tokens > 0)
 
-    @property
-    def sizes(self) -> list[int]:
-        return self._parts.dispatcher.decode_sizes
+    def _stage_shared(self, layout: StepLayout) -> None:
+        """The prefix of the same rows stays: it is looked for when the rows have changed."""
+        states, tokens = self._parts.states, 0
+        if layout.num_rows >= MIN_SHARED_ROWS:
+            whole_blocks = int(layout.context.min()) // states.tables.block_size  # what every row has computed
+            blocks = min(states.num_shared_blocks(layout.slots), whole_blocks)
+            tokens = blocks * states.tables.block_size
+        tokens = tokens if tokens >= MIN_SHARED_TOKENS else 0
+        if tokens != self._shared_tokens:
+            self._shared_tokens = tokens
+            self._parts.uploads.put([tokens], self._shared_len.copy_)
 
     def pad_all(self) -> None:
         """All rows are padding until the next step is staged: a run writes nowhere."""
@@ -105,29 +134,31 @@ class DecodePass:
         self._staged = 0, []
 
     def run(self) -> Forward:
-        layout = self._layout
+        layout, key = self._layout, self._key
         assert layout is not None
         rows = layout.num_rows
-        hidden, logits = self.graphs(self._size or rows)
+        hidden, logits = self.graphs(key)
         slots, inputs = self.slots[:rows], self.inputs
         batch = InputBatch(
             layout, slots, inputs.input_ids[:rows], inputs.positions[:rows], slots, self._indices[:rows],
-            self._attention(rows, layout),
+            self._attention(DecodeKey(rows), layout),
         )  # fmt: skip
-        return Forward(batch, hidden[:rows], logits[:rows], *_served(self.graphs, self._size))
+        captured = key in self.graphs
+        missing = None if captured or not self._size else key
+        return Forward(batch, hidden[:rows], logits[:rows], key if captured else None, missing)
 
-    def _launch(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = self._inputs(rows)
-        decode_inputs(self.slots[:rows], self._parts.states.tables, inputs)
-        hidden = self._parts.forward(self._attention(rows), inputs.input_ids, inputs.positions)
+    def _launch(self, key: DecodeKey) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = self._inputs(key.rows)
+        decode_inputs(self.slots[: key.rows], self._parts.states.tables, inputs)
+        hidden = self._parts.forward(self._attention(key), inputs.input_ids, inputs.positions)
         return hidden, self._parts.model.compute_logits(hidden)
 
     def _inputs(self, rows: int) -> StepInputs:
         i = self.inputs
         return StepInputs(i.input_ids[:rows], i.positions[:rows], i.slot_mapping[:rows], i.seq_lens[:rows])
 
-    def _attention(self, rows: int, layout: StepLayout | None = None) -> AttentionBatch:
-        states = self._parts.states
+    def _attention(self, key: DecodeKey, layout: StepLayout | None = None) -> AttentionBatch:
+        states, rows = self._parts.states, key.rows
         return AttentionBatch(
             query_start_loc=self._starts[: rows + 1],
             seq_lens=self.inputs.seq_lens[:rows],
@@ -141,6 +172,7 @@ class DecodePass:
             max_seq_len=states.max_blocks * states.tables.block_size,
             query_lens=[1] * rows if layout else [],
             context_lens=layout.context.tolist() if layout else [],
+            shared_len=self._shared_len if key.shared else None,
         )
 
 
@@ -203,7 +235,9 @@ class RaggedPass:
             layout, slots[: layout.num_rows], self._inputs.input_ids[:real], self._inputs.positions[:real],
             sample_slots, sample_tokens, attention,
         )  # fmt: skip
-        return Forward(batch, hidden[:real], None, *_served(self.graphs, self._size))
+        captured = self._size in self.graphs
+        missing = None if captured or not self._size else self._size
+        return Forward(batch, hidden[:real], None, self._size if captured else None, missing)
 
     def _launch_padded(self, tokens: int) -> tuple[torch.Tensor]:
         attention = self._attention(self._slots, self._starts, tokens)
@@ -241,11 +275,6 @@ class RaggedPass:
             query_lens=layout.lens.tolist() if layout else [],
             context_lens=layout.context.tolist() if layout else [],
         )
-
-
-def _served(graphs: CUDAGraphWrapper, size: int) -> tuple[int, int]:
-    """(size of the graph that was replayed, size of the one that is missing)."""
-    return (size, 0) if size in graphs else (0, size)
 
 
 def _padded(values: np.ndarray, length: int, filler: int) -> np.ndarray:

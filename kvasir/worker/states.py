@@ -53,6 +53,9 @@ class RequestStates:
             block_size=block_size,
         )
         self._host: list[HostSlot | None] = [None] * rows
+        self._blocks = np.full(
+            (rows, self.max_blocks), -1, dtype=np.int32
+        )  # the block table as the device will have it
 
     def apply(self, plan: SchedulerOutput) -> list[SlotRequest]:
         """Brings the rows up to date with a plan; returns the requests that entered a slot."""
@@ -87,6 +90,7 @@ class RequestStates:
     def _put(self, cells: list[int], blocks: list[int], new: list[SlotRequest]) -> None:
         tables = self.tables
         if cells:
+            self._blocks.reshape(-1)[cells] = blocks
 
             def write_blocks(words: torch.Tensor) -> None:
                 where, values = words.view(2, -1)
@@ -102,6 +106,15 @@ class RequestStates:
 
             rows = [[r.slot for r in new], [r.num_computed_tokens for r in new], [r.token_ids[-1] for r in new]]
             self._uploads.put(np.array(rows, dtype=np.int64), write_rows)
+
+    def num_shared_blocks(self, slots: np.ndarray) -> int:
+        """Blocks that all these slots begin with."""
+        first = self._blocks[slots[0]]
+        if not (self._blocks[slots, 0] == first[0]).all():  # the usual case, at little cost
+            return 0
+        least = min(self.slot(slot).num_blocks for slot in slots.tolist())
+        same = (self._blocks[slots, :least] == first[:least]).all(axis=0)
+        return least if same.all() else int(same.argmin())
 
     def slot(self, slot: int) -> HostSlot:
         host = self._host[slot]

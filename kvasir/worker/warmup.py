@@ -9,11 +9,11 @@ SCRATCH_BLOCK = 0
 def synthetic_plan(
     step_id: int, num_tokens: int, num_rows: int, max_model_len: int, block_size: int
 ) -> SchedulerOutput:
-    """`num_rows` prompts that share `num_tokens` tokens (as evenly as it goes); each row samples."""
+    """`num_rows` prompts that share `num_tokens` tokens (as evenly as it goes); each row samples, all but one in limits."""
     num_rows = max(1, min(num_rows, num_tokens))
     share, rest = divmod(num_tokens, num_rows)
     lens = [min(max_model_len - 1, share + (i < rest)) for i in range(num_rows)]
-    params = SamplingParams(temperature=1.0)
+    params = [SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, top_k=20, top_p=0.9)]
     return SchedulerOutput(
         step_id=step_id,
         slots=list(range(num_rows)),
@@ -29,7 +29,7 @@ def synthetic_plan(
                 num_prompt_tokens=n,
                 num_computed_tokens=0,
                 block_ids=[SCRATCH_BLOCK] * -(-(n + 1) // block_size),
-                params=params,
+                params=params[slot > 0],
                 seed=slot,
             )
             for slot, n in enumerate(lens)

@@ -16,7 +16,7 @@ from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput, TokenMasks
 from kvasir.models.interface import TextModel
 from kvasir.platforms import Platform
 from kvasir.sampling import Sampler, SamplingState
-from kvasir.worker.forward import DecodePass, PassParts, RaggedPass
+from kvasir.worker.forward import MIN_SHARED_ROWS, MIN_SHARED_TOKENS, DecodePass, PassParts, RaggedPass
 from kvasir.worker.graphs import StepGraphs
 from kvasir.worker.hook import MaskSink, StepHook
 from kvasir.worker.memory import MemoryFigures, MemoryPlan, plan_kv_cache
@@ -259,9 +259,12 @@ class Worker:
         settings = self._settings
         for rows in self._platform.row_kinds:
             self._run_synthetic(min(2 * rows, settings.max_num_batched_tokens), min(rows, settings.max_num_seqs))
+        long = MIN_SHARED_TOKENS + 2 * settings.block_size  # synthetic rows share all their blocks
         largest = max((0, *settings.cudagraph_mixed_sizes))
-        if 0 < largest < settings.max_num_batched_tokens:  # a step that is not padded to a captured size
-            self._run_synthetic(largest + 1, 1)
+        for tokens, rows in ((MIN_SHARED_ROWS * long, MIN_SHARED_ROWS), (largest + 1, 1)):
+            if largest < tokens <= settings.max_num_batched_tokens:  # a step that is not padded to a captured size
+                self._run_synthetic(tokens, min(rows, settings.max_num_seqs))
+                break
 
     def _run_synthetic(self, num_tokens: int, num_rows: int) -> None:
         settings = self._settings

@@ -63,13 +63,13 @@ def worker(compiled: Callable[[], list[Compiled]], monkeypatch: pytest.MonkeyPat
     shape = load_model_shape(checkpoint("qwen3"))
 
     def build(backend: Any) -> ModelLoad:
-        model = build_model(shape, ModelBuild(torch.bfloat16, torch.device("cpu"), backend, max_model_len=512))
+        model = build_model(shape, ModelBuild(torch.bfloat16, torch.device("cpu"), backend, max_model_len=1024))
         for parameter in model.parameters():
             parameter.zero_()
         return ModelLoad(model, lambda: None)
 
     settings = WorkerSettings(
-        torch.bfloat16, 512, 96, 1024, 16, 0.9, 1 << 20, 64, 20, cudagraph_mode=CudagraphMode.FULL,
+        torch.bfloat16, 1024, 96, 8192, 16, 0.9, 1 << 20, 128, 20, cudagraph_mode=CudagraphMode.FULL,
         cudagraph_decode_sizes=(1, 8, 32, 64), cudagraph_mixed_sizes=(64, 128),
     )  # fmt: skip
     queued: set[int] = set()
@@ -104,12 +104,12 @@ def test_later_steps_need_no_other_kernel(worker: Worker, compiled: Callable[[],
     assert len(queued) > 12
     step = 100
     for params in (SamplingParams(temperature=0.0), SamplingParams(top_k=5), SamplingParams(top_p=0.5)):
-        for lens in ([1], [5], [100], [3, 30, 200], [9] * 40, [11] * 90, [200] * 4, [1, 2, 3]):
+        for lens in ([1], [5], [100], [3, 30, 200], [9] * 40, [11] * 90, [200] * 4, [1, 2, 3], [600] * 9):
             worker.execute_model(prompts(step, lens, params))
             worker.sample_tokens(step)
             for rows in sorted({1, len(lens) // 2 or 1, len(lens)}):
                 step += 1
-                worker.execute_model(decode(step, list(range(rows)), 250))
+                worker.execute_model(decode(step, list(range(rows)), max(lens)))
                 worker.sample_tokens(step)
             step += 1
     late = {kernel.name for kernel in compiled() if id(kernel.kernel) not in queued}

@@ -98,6 +98,24 @@ def test_splits_of_a_row_are_put_together(window: int | None, splits: int, min_s
     torch.testing.assert_close(output.double(), expected(step, 0.2, window), atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 9])
+@pytest.mark.parametrize("shared", [0, 16, 80, 128])
+def test_a_shared_prefix_is_read_once(rows: int, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows begin with the same blocks; padding rows share nothing."""
+    monkeypatch.setattr(launch, "prefill_config", lambda *a: launch.PrefillConfig(16, 16, 4, 1))
+    step = make_step(
+        [(shared + 5 * r + 1, 1) for r in range(rows)] + [(0, 0)], Shape(), torch.float32, 9, padded_tokens=1
+    )
+    batch, count = step.batch, shared // 16
+    for row in range(rows):
+        step.keys[row][:shared], step.values[row][:shared] = step.keys[0][:shared], step.values[0][:shared]
+        batch.block_table[row, :count] = batch.block_table[0, :count]
+    batch = dataclasses.replace(batch, shared_len=torch.tensor([shared], dtype=torch.int32), num_decodes=rows + 1)
+    step = dataclasses.replace(step, batch=batch)
+    got = run_backend(TritonBackend, step, 0.2)
+    torch.testing.assert_close(got.double(), expected(step, 0.2), atol=2e-5, rtol=2e-5)
+
+
 def test_split_plan_depends_on_the_shape_only_and_stays_in_bounds() -> None:
     for rows in (1, 2, 7, 32, 256, 1024):
         for num_kv_heads in (1, 4, 8, 32):

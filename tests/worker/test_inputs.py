@@ -1,7 +1,7 @@
 """Plan + device state -> what the model reads, by both passes, against a plain account in Python."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from kvasir.attention.reference import ReferenceBuilder
 from kvasir.compilation import CudagraphDispatcher, CudagraphMode
 from kvasir.messages import SamplingParams, SchedulerOutput, SlotRequest
 from kvasir.sampling.uploads import Uploads
+from kvasir.worker import forward
 from kvasir.worker.forward import DecodePass, PassParts, RaggedPass
 from kvasir.worker.inputs import StepLayout
 from kvasir.worker.states import RequestStates
@@ -131,13 +132,13 @@ def test_random_steps_against_a_plain_account(seed: int, captured: bool) -> None
         run = decode if layout.is_uniform_decode else ragged
         run.stage(layout)
         parts.uploads.flush()
-        forward = run.run()
+        done = run.run()
         check_seen(parts.model, layout, account)
-        batch = forward.batch
+        batch = done.batch
         ends = np.cumsum(layout.lens)
         assert batch.sample_tokens.tolist() == [int(ends[r]) - 1 for r in layout.sample_rows]
         assert batch.sample_slots.tolist() == layout.slots[layout.sample_rows].tolist()
-        assert forward.hidden.shape[0] == layout.num_tokens
+        assert done.hidden.shape[0] == layout.num_tokens
         for row, slot in enumerate(layout.host_slots):
             account.computed[slot] += int(layout.lens[row])
             assert int(states.tables.num_computed[slot]) == account.computed[slot]
@@ -174,3 +175,40 @@ def test_a_plan_that_names_an_empty_slot_is_a_bug_with_a_name() -> None:
     plan = SchedulerOutput(0, [2], [1], [0], [True], [0])
     with pytest.raises(RuntimeError, match="slot 2"):
         RaggedPass(parts, None).stage(StepLayout.of(plan))
+
+
+def shared_blocks(tables: list[list[int]]) -> int:
+    states, _ = make(CudagraphDispatcher(CudagraphMode.NONE, []))
+    plan = SchedulerOutput(0)
+    plan.new_requests = [slot_request(slot, [1] * 40, 0, blocks) for slot, blocks in enumerate(tables)]
+    states.apply(plan)
+    return states.num_shared_blocks(np.arange(len(tables)))
+
+
+def test_blocks_that_all_rows_begin_with() -> None:
+    assert shared_blocks([[1, 2, 3], [1, 2, 4], [1, 2, 3, 9]]) == 2
+    assert shared_blocks([[1, 2], [1, 2, 4]]) == 2
+    assert shared_blocks([[1, 2, 3], [5, 2, 3]]) == 0
+    assert shared_blocks([[7, 8]]) == 2
+    assert shared_blocks([[7, 8, 9], [7, 8, 9]]) == 3
+
+
+def test_a_shared_prefix_is_told_to_the_device_until_the_rows_change() -> None:
+    _, parts = make(CudagraphDispatcher(CudagraphMode.FULL, [8, 16], [], 0))
+    parts = replace(parts, states=RequestStates(SLOTS, 4096, BLOCK, parts.uploads))
+    decode, prefix = DecodePass(parts, None), list(range(forward.MIN_SHARED_TOKENS // BLOCK))
+    count = forward.MIN_SHARED_ROWS
+    computed = forward.MIN_SHARED_TOKENS + 1
+    plan = SchedulerOutput(0, list(range(count)), [1] * count, [computed] * count, [True] * count, [0] * count)
+    plan.new_requests = [
+        slot_request(slot, [1] * (computed + 1), computed, [*prefix, 2000 + slot]) for slot in range(count)
+    ]
+    parts.states.apply(plan)
+    decode.stage(StepLayout.of(plan))
+    parts.uploads.flush()
+    assert decode.run().missing == forward.DecodeKey(8, shared=True)
+    assert decode._shared_len.tolist() == [forward.MIN_SHARED_TOKENS]
+    fewer = SchedulerOutput(1, [0, 1], [1, 1], [computed] * 2, [True] * 2, [0] * 2)
+    decode.stage(StepLayout.of(fewer))
+    parts.uploads.flush()
+    assert decode.run().missing == forward.DecodeKey(8, shared=False), "too few rows to be worth it"

@@ -12,7 +12,7 @@ import torch
 import triton
 
 from kvasir.ops.triton import pdl
-from kvasir.ops.triton.decode_attention import decode_kernel
+from kvasir.ops.triton.decode_attention import decode_kernel, shared_prefix_kernel
 from kvasir.ops.triton.prefill_attention import prefill_kernel
 
 _LOG2E = 1.4426950408889634
@@ -98,6 +98,12 @@ def split_plan(rows: int, num_kv_heads: int, processors: int) -> SplitPlan:
     return SplitPlan(splits, 256 if 4 * programs >= processors else 128)
 
 
+def shared_plan(pairs: int, num_kv_heads: int, processors: int) -> int:
+    """Programs that share the keys of a shared prefix: about two for each processor in all."""
+    programs = triton.cdiv(pairs, 128) * num_kv_heads
+    return min(MAX_SPLITS, max(1, triton.next_power_of_2(triton.cdiv(2 * processors, programs))))
+
+
 def paged_attention(
     query: torch.Tensor,
     key_cache: torch.Tensor,
@@ -113,14 +119,20 @@ def paged_attention(
     soft_cap: float | None = None,
     output: torch.Tensor | None = None,
     only: tuple[int, int] | None = None,
+    shared_len: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`only`: just so many rows, which have so many tokens; the rest of `output` is left as it is."""
+    """See the op's face, and:
+
+    Args:
+        only: just so many rows, which have so many tokens; the rest of `output` is left as it is.
+        shared_len: [1] int32, in a step of decode rows only: so many keys come from the same blocks in all rows.
+    """
     if query.stride(-1) != 1:
         query = query.contiguous()
     if output is None:
         output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     rows, tokens = only if only is not None else (seq_lens.shape[0], query.shape[0])
-    batch = Rows(query_start_loc, seq_lens[:rows], block_table, table_rows)
+    batch = Rows(query_start_loc, seq_lens[:rows], block_table, table_rows, shared_len)
     common = _common_arguments(query, key_cache, scale, sliding_window, soft_cap)
     mixed = num_decodes is None
     decodes = rows if num_decodes is None else num_decodes
@@ -134,12 +146,13 @@ def paged_attention(
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a step, as the kernels read them."""
+    """The rows of a step, as the kernels read them. `shared_len`: [1] int32, keys that all rows begin with."""
 
     query_start_loc: torch.Tensor
     seq_lens: torch.Tensor
     block_table: torch.Tensor
     table_rows: torch.Tensor
+    shared_len: torch.Tensor | None = None
 
 
 def _common_arguments(
@@ -182,9 +195,36 @@ def _decode(
     group, head_size_pad = num_heads // num_kv_heads, max(16, triton.next_power_of_2(head_size))
     config = config or decode_config(head_size_pad, query.dtype)
     plan = plan or split_plan(rows, num_kv_heads, _processors(query.device))
+    shared = batch.shared_len is not None
+    shared_splits = shared_plan(rows * group, num_kv_heads, _processors(query.device)) if shared else 0
+    parts = plan.splits + shared_splits
     # Allocated here, inside a graph's capture when there is one, so that the graph's own pool keeps them.
-    partial = torch.empty(rows, num_heads, plan.splits, head_size, dtype=torch.float32, device=query.device)
-    lse = torch.empty(rows, num_heads, plan.splits, dtype=torch.float32, device=query.device)
+    partial = torch.empty(rows, num_heads, parts, head_size, dtype=torch.float32, device=query.device)
+    lse = torch.empty(rows, num_heads, parts, dtype=torch.float32, device=query.device)
+    shared_config = prefill_config(head_size_pad, query.dtype)
+    if shared:
+        no_window = {name: value for name, value in common.items() if name not in ("window", "HAS_WINDOW")}
+        shared_prefix_kernel[(num_kv_heads, triton.cdiv(rows * group, shared_config.block_m), shared_splits)](
+            query,
+            key_cache,
+            value_cache,
+            batch.block_table,
+            batch.table_rows,
+            batch.shared_len,
+            partial,
+            lse,
+            batch.block_table.stride(0),
+            plan.splits,
+            shared_splits,
+            rows,
+            **no_window,
+            H=num_heads,
+            BLOCK_M=shared_config.block_m,
+            BLOCK_N=shared_config.block_n,
+            num_warps=shared_config.num_warps,
+            num_stages=shared_config.num_stages,
+            **pdl.options(query.device),
+        )
     group_pad = triton.next_power_of_2(group)
     decode_kernel[(num_kv_heads, rows, plan.splits)](
         query,
@@ -198,9 +238,11 @@ def _decode(
         partial,
         lse,
         tickets(query.device),
+        batch.shared_len,
         batch.block_table.stride(0),
         plan.splits,
         plan.min_split,
+        shared_splits,
         **common,
         H=num_heads,
         BLOCK_M=max(16, group_pad),
@@ -208,6 +250,8 @@ def _decode(
         G_PAD=group_pad,
         MERGE=min(MAX_SPLITS, max(2, MERGED_ELEMENTS // (group_pad * head_size_pad))),
         MIXED=mixed,
+        SHARED=shared,
+        SHARED_N=shared_config.block_n,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         **pdl.options(query.device),
