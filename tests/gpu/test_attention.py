@@ -85,6 +85,21 @@ def test_long_rows_go_to_cudnn(lens: list[tuple[int, int]], shape: Shape, dtype:
     assert len(used) == sum((q >= 2048) + (q >= 2048 and c >= 1024) for c, q in lens)
 
 
+@pytest.mark.parametrize("shape", [QWEN, LLAMA, Shape(14, 2, 64, 16)])
+@pytest.mark.parametrize("rows", [1, 9, 70, 200])
+@pytest.mark.parametrize("shared", [0, 64, 528, 2048])
+def test_a_shared_prefix_is_read_once(rows: int, shared: int, shape: Shape) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    lens = [(shared + int(n), 1) for n in torch.randint(1, 300, (rows,), generator=generator)]
+    step = make_step([*lens, (0, 0)], shape, torch.bfloat16, rows, padded_tokens=1)
+    for row in range(rows):
+        step.keys[row][:shared], step.values[row][:shared] = step.keys[0][:shared], step.values[0][:shared]
+        step.batch.block_table[row, : shared // 16] = step.batch.block_table[0, : shared // 16]
+    shared_len = torch.tensor([shared], dtype=torch.int32)
+    batch = dataclasses.replace(step.batch, shared_len=shared_len, num_decodes=rows + 1)
+    check(dataclasses.replace(step, batch=batch))
+
+
 def test_many_prefill_rows() -> None:
     lens = [(int(n) % 50, 2 + int(n)) for n in torch.randint(0, 60, (200,), generator=torch.Generator().manual_seed(3))]
     check(make_step(lens, Shape(4, 2, 64, 16), torch.bfloat16, 3))

@@ -115,3 +115,16 @@ def test_the_bundled_model_answers_on_the_card_as_on_the_cpu() -> None:
         with engine("kvasir-demo", device=device) as llm:
             found.append([o.outputs[0].text for o in llm.chat(chats, params, use_tqdm=False)])
     assert found[0] == found[1]
+
+
+def test_a_shared_prefix_changes_no_answer() -> None:
+    """Enough rows with a long common beginning take a graph and kernels of their own."""
+    (prefix,) = random_prompts(26, [640])
+    prompts = [prefix + tail for tail in random_prompts(27, [3 + 7 * i for i in range(12)])]
+    params = [SamplingParams(temperature=0.7 * (i % 2), seed=i, max_tokens=24, ignore_eos=True) for i in range(12)]
+    found = []
+    for device in ("cpu", "cuda"):
+        with engine("qwen3", device=device, max_num_seqs=16, max_model_len=1024, kv_cache_memory="64MiB") as llm:
+            llm.generate(prompts[:1], params[:1], use_tqdm=False)  # the prefix is in the cache for all that follow
+            found.append([o.outputs[0].token_ids for o in llm.generate(prompts, params, use_tqdm=False)])
+    assert found[0] == found[1]
