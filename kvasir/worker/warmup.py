@@ -9,7 +9,7 @@ SCRATCH_BLOCK = 0
 def synthetic_plan(
     step_id: int, num_tokens: int, num_rows: int, max_model_len: int, block_size: int
 ) -> SchedulerOutput:
-    """`num_rows` prompts that share `num_tokens` tokens, as evenly as it goes; all rows sample, all but one in limits."""
+    """`num_rows` prompts that share `num_tokens` tokens evenly; all rows sample, all but one within limits."""
     num_rows = max(1, min(num_rows, num_tokens))
     share, rest = divmod(num_tokens, num_rows)
     lens = [min(max_model_len - 1, share + (i < rest)) for i in range(num_rows)]
