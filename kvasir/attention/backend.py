@@ -55,6 +55,8 @@ class AttentionBatch:
         num_decodes: rows with one query token, which are the first rows; None: only the device knows (a captured step).
         shared_len: [1] int32 on the device, in a step of decode rows only: so many tokens, a multiple of S, lie in the
             same blocks in all rows, so that a backend may read them once; None: not looked for.
+        last_rows: [B] int64 on the device, rows whose last token's output is all that is wanted of the last layer;
+            None: everything is.
         query_lens, context_lens: the same lengths as lists on the host; seq_len = context_len + query_len.
     """
 
@@ -71,6 +73,7 @@ class AttentionBatch:
     query_lens: list[int]
     context_lens: list[int]
     shared_len: torch.Tensor | None = None
+    last_rows: torch.Tensor | None = None
 
 
 class MetadataBuilder(Protocol):
@@ -90,7 +93,8 @@ class AttentionImpl(Protocol):
         kv_cache: torch.Tensor,  # of `kv_cache_shape`
         metadata: Any,
         transform: QKTransform | None = None,
-    ) -> torch.Tensor:  # [T, H, D]
+        last: torch.Tensor | None = None,  # [B] int64, the last tokens of the batch's `last_rows`
+    ) -> torch.Tensor:  # [T, H, D]; with `last` [B, H, D], of those tokens
         ...
 
 

@@ -37,6 +37,19 @@ class CpuImpl:
         kv_cache: torch.Tensor,  # [N, S, 2, K, D]
         metadata: CpuMetadata,
         transform: QKTransform | None = None,
+        last: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # [T, H, D]; with `last` [B, H, D]
+        output = self._forward(query, key, value, kv_cache, metadata, transform)
+        return output if last is None else output[last]
+
+    def _forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        metadata: CpuMetadata,
+        transform: QKTransform | None,
     ) -> torch.Tensor:  # [T, H, D]
         if transform is not None:
             query, key = transform(query, key)

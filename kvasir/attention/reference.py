@@ -34,12 +34,13 @@ class ReferenceImpl:
         kv_cache: torch.Tensor,  # [2, N, S, K, D]
         metadata: AttentionBatch,
         transform: QKTransform | None = None,
-    ) -> torch.Tensor:  # [T, H, D]
+        last: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # [T, H, D]; with `last` [B, H, D]
         if transform is not None:
             query, key = transform(query, key)
         key_cache, value_cache = kv_cache.unbind(0)
         reshape_and_cache(key, value, key_cache, value_cache, metadata.slot_mapping)
-        return paged_attention(
+        output = paged_attention(
             query,
             key_cache,
             value_cache,
@@ -51,6 +52,7 @@ class ReferenceImpl:
             sliding_window=self.sliding_window,
             soft_cap=self.logits_soft_cap,
         )
+        return output if last is None else output[last]
 
 
 class ReferenceBackend:

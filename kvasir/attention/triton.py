@@ -7,7 +7,7 @@ one KV head, reads runs of S * D elements instead of a row here and a row there.
 Long prompts go to cuDNN where it is better (`long_prefill.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -29,10 +29,16 @@ def cache_views(kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True)
 class TritonMetadata:
-    """The batch, whose device tensors the kernels read themselves. `long`: rows that cuDNN does, if there are any."""
+    """The batch, whose device tensors the kernels read themselves.
+
+    Attributes:
+        long: rows that cuDNN does, if there are any.
+        last: the rows whose last tokens are all that is wanted of the last layer, as a step of decode rows.
+    """
 
     batch: AttentionBatch
     long: LongRows | None = None
+    last: AttentionBatch | None = None
 
 
 class TritonBuilder:
@@ -42,7 +48,28 @@ class TritonBuilder:
         self._has_long = plain and LongPrefill.serves(need.dtype, need.head_size, need.capability)
 
     def build(self, batch: AttentionBatch) -> TritonMetadata:
-        return TritonMetadata(batch, LongRows.of(batch) if self._has_long and LongPrefill.available else None)
+        long = LongRows.of(batch) if self._has_long and LongPrefill.available else None
+        return TritonMetadata(batch, long, _last_tokens(batch))
+
+
+def _last_tokens(batch: AttentionBatch) -> AttentionBatch | None:
+    """To a query that is its row's last token, the row looks as it would in decoding."""
+    rows = batch.last_rows
+    if rows is None:
+        return None
+    count = rows.shape[0]
+    return replace(
+        batch,
+        query_start_loc=torch.arange(count + 1, dtype=torch.int32, device=rows.device),
+        seq_lens=batch.seq_lens[rows],
+        table_rows=batch.table_rows[rows],
+        num_reqs=count,
+        num_tokens=count,
+        num_decodes=count,
+        max_query_len=1,
+        query_lens=[],
+        context_lens=[],
+    )
 
 
 @dataclass(frozen=True)
@@ -62,10 +89,13 @@ class TritonImpl:
         kv_cache: torch.Tensor,  # [N, 2, K, S, D]
         metadata: TritonMetadata,
         transform: QKTransform | None = None,
-    ) -> torch.Tensor:  # [T, H, D]
+        last: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # [T, H, D]; with `last` [B, H, D]
         key_cache, value_cache = cache_views(kv_cache)
-        batch = metadata.batch
-        margin = MARGIN if metadata.long is not None else 0
+        batch, long = metadata.batch, metadata.long
+        if last is not None:
+            long = None
+        margin = MARGIN if long is not None else 0
         room = torch.empty(margin + query.shape[0] + margin, *query.shape[1:], dtype=query.dtype, device=query.device)
         turned = room[margin : margin + query.shape[0]]
         if transform is None:
@@ -76,8 +106,10 @@ class TritonImpl:
                 transform.positions, query, key, value, transform.cos_sin, key_cache, value_cache, batch.slot_mapping,
                 transform.query_weight, transform.key_weight, transform.eps, turned,
             )  # fmt: skip
-        output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        long = metadata.long
+        if last is not None:
+            assert metadata.last is not None
+            turned, batch = turned[last], metadata.last
+        output = torch.empty(turned.shape, dtype=query.dtype, device=query.device)
         if long is not None and not LongPrefill.forward(room, key_cache, value_cache, batch, long, self.scale, output):
             long = None
         paged_attention(

@@ -43,8 +43,10 @@ class CompileAhead:
         from triton.runtime.jit import JITFunction
 
         launch = JITFunction.run
+        launched: set[Any] = set()
 
         def compile_only(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+            launched.add(function)
             return launch(function, *args, grid=grid, warmup=True, **options)
 
         token = _async_compile.active_mode.set(self)  # Triton asks its active mode for `submit` only
@@ -54,10 +56,16 @@ class CompileAhead:
         finally:
             JITFunction.run = launch
             _async_compile.active_mode.reset(token)
+            for function in launched:
+                for kernels, *_ in function.device_caches.values():
+                    for key in [key for key, kernel in kernels.items() if kernel is _QUEUED]:
+                        del kernels[key]
 
-    def submit(self, key: Any, compile_fn: Callable[[], Any], finalize_fn: Any) -> None:
+    def submit(self, key: Any, compile_fn: Callable[[], Any], finalize_fn: Callable[[Any], None]) -> object:
         """Called by Triton with what it would compile."""
         self._jobs.setdefault(key, compile_fn)
+        finalize_fn(_QUEUED)  # for Triton it is there now: further launches in the same variant cost nothing
+        return _QUEUED
 
     def start(self) -> None:
         """Begins; the parent goes on with something else."""
@@ -83,6 +91,17 @@ class CompileAhead:
         return len(self._jobs)
 
 
+_QUEUED = object()
+
+
+def _compile(job: Callable[[], Any]) -> None:
+    """The kernel, and the piece of C with which Triton launches it, both into the disk cache."""
+    from triton.runtime import driver
+
+    kernel = job()
+    driver.active.launcher_cls(kernel.src, kernel.metadata)
+
+
 def _fork(jobs: list[Callable[[], Any]]) -> int:
     child = os.fork()
     if child:
@@ -90,7 +109,7 @@ def _fork(jobs: list[Callable[[], Any]]) -> int:
     try:
         for job in jobs:
             with contextlib.suppress(Exception):  # the parent will meet the same error and say it
-                job()
+                _compile(job)
     finally:
         os._exit(0)
 

@@ -11,6 +11,8 @@ from kvasir.attention.transform import QKTransform
 class Attention(nn.Module):
     """q [T, H, D], k and v [T, K, D] -> [T, H, D]; q and k go through `transform`, k and v into the layer's cache.
 
+    With `last` [B]: -> [B, H, D], of those tokens only, which are the last ones of `AttentionBatch.last_rows`.
+
     `num_heads` and `num_kv_heads` are this worker's.
     """
 
@@ -37,7 +39,12 @@ class Attention(nn.Module):
         )
 
     def forward(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, transform: QKTransform | None = None
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        transform: QKTransform | None = None,
+        last: torch.Tensor | None = None,
     ) -> torch.Tensor:
         context = get_forward_context()
-        return self.impl.forward(q, k, v, context.kv_caches[self.layer_index], context.metadata, transform)
+        return self.impl.forward(q, k, v, context.kv_caches[self.layer_index], context.metadata, transform, last)

@@ -44,8 +44,15 @@ class ModelBuild:
 class TextModel(Protocol):
     WEIGHTS: ClassVar[tuple[Rule, ...]]
 
-    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """input_ids [T], positions [T] -> hidden [T, E]; needs an entered forward context."""
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """input_ids [T], positions [T] -> hidden [T, E]; needs an entered forward context.
+
+        Args:
+            last: [B] int64, the only tokens whose hidden states are wanted, -> [B, E]. They are the last ones of the
+                rows that `AttentionBatch.last_rows` names.
+        """
         ...
 
     def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ Two passes do the same work for different batches:
 Each is called twice a step: `stage` hands what the host knows to the step's one upload, `run` launches kernels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class Forward:
     """What a pass has launched.
 
     Attributes:
-        hidden: [T, E].
+        hidden: [T, E], or [B, E] of the tokens that are sampled from, see `only_sampled`.
         logits: [R, V] where the pass makes them, since all rows sample; None: they are still to be made.
         graph: key of the captured step that served it (of a mixed one: its tokens), None if none did.
         missing: key of the one that would have served it but is not captured yet, None if none.
@@ -40,6 +40,7 @@ class Forward:
     logits: torch.Tensor | None = None
     graph: "DecodeKey | int | None" = None
     missing: "DecodeKey | int | None" = None
+    only_sampled: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,16 @@ class PassParts:
     dispatcher: CudagraphDispatcher
     max_tokens: int
 
-    def forward(self, attention: AttentionBatch, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """-> hidden [T, E]."""
+    def forward(
+        self,
+        attention: AttentionBatch,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        last: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """-> hidden [T, E]; with `last` [B, E], of those tokens."""
         with forward_context(ForwardContext(self.builder.build(attention), self.kv_caches)):
-            return self.model.forward(input_ids, positions)
+            return self.model.forward(input_ids, positions, last)
 
     def new_inputs(self, num_tokens: int, num_rows: int) -> StepInputs:
         tokens = torch.zeros(3, num_tokens, dtype=torch.int64, device=self.uploads.device)
@@ -191,11 +198,14 @@ class RaggedPass:
         self.graphs = CUDAGraphWrapper(self._launch_padded, pool)
         self._layout: StepLayout | None = None
         self._size = 0
-        self._words: list[torch.Tensor] = []  # as uploaded: slots, starts, ids, sample slots, sample tokens
+        self._words: list[torch.Tensor] = []  # as uploaded: slots, starts, ids, slots, tokens and rows that sample
+        self._only_sampled = False
 
-    def stage(self, layout: StepLayout) -> None:
+    def stage(self, layout: StepLayout, needs_all: bool = False) -> None:
+        """`needs_all`: somebody reads the hidden states of tokens that are not sampled from."""
         size = self._parts.picked(layout, uniform_decode=False)
         self._layout, self._size = layout, size
+        self._only_sampled = not size and not needs_all
         slots, starts, ids = layout.slots, layout.starts, layout.host_ids(self._parts.states)
         if size:
             slots = _padded(slots, self._graph_rows, self._parts.states.spare)
@@ -203,7 +213,7 @@ class RaggedPass:
             ids = _padded(ids, size, 0)
         self._words = []
         sample_slots, sample_tokens = layout.slots[layout.sample_rows], layout.starts[layout.sample_rows + 1] - 1
-        for values in (slots, starts, ids, sample_slots, sample_tokens):
+        for values in (slots, starts, ids, sample_slots, sample_tokens, layout.sample_rows):
             self._parts.uploads.put(values, self._words.append)
 
     @property
@@ -218,7 +228,7 @@ class RaggedPass:
     def run(self) -> Forward:
         layout = self._layout
         assert layout is not None
-        slots, starts, ids, sample_slots, sample_tokens = self._words
+        slots, starts, ids, sample_slots, sample_tokens, sample_rows = self._words
         tokens = self._size or layout.num_tokens
         if self._size:
             self._slots.copy_(slots)
@@ -228,8 +238,10 @@ class RaggedPass:
             attention = self._attention(self._slots, self._starts, tokens, layout)
         else:
             starts = starts.int()
-            attention = self._attention(slots, starts, tokens, layout)
-            hidden = self._launch(slots, starts, ids, attention)
+            attention, last = self._attention(slots, starts, tokens, layout), None
+            if self._only_sampled:
+                attention, last = replace(attention, last_rows=sample_rows), sample_tokens
+            hidden = self._launch(slots, starts, ids, attention, last)
         real = layout.num_tokens
         batch = InputBatch(
             layout, slots[: layout.num_rows], self._inputs.input_ids[:real], self._inputs.positions[:real],
@@ -237,20 +249,26 @@ class RaggedPass:
         )  # fmt: skip
         captured = self._size in self.graphs
         missing = None if captured or not self._size else self._size
-        return Forward(batch, hidden[:real], None, self._size if captured else None, missing)
+        hidden = hidden if self._only_sampled else hidden[:real]
+        return Forward(batch, hidden, None, self._size if captured else None, missing, self._only_sampled)
 
     def _launch_padded(self, tokens: int) -> tuple[torch.Tensor]:
         attention = self._attention(self._slots, self._starts, tokens)
         return (self._launch(self._slots, self._starts, self._host_ids[:tokens], attention),)
 
     def _launch(
-        self, slots: torch.Tensor, starts: torch.Tensor, ids: torch.Tensor, attention: AttentionBatch
+        self,
+        slots: torch.Tensor,
+        starts: torch.Tensor,
+        ids: torch.Tensor,
+        attention: AttentionBatch,
+        last: torch.Tensor | None = None,
     ) -> torch.Tensor:
         tables, i = self._parts.states.tables, self._inputs
         tokens = ids.shape[0]
         inputs = StepInputs(i.input_ids[:tokens], i.positions[:tokens], attention.slot_mapping, attention.seq_lens)
         ragged_inputs(slots, starts, ids, tables, inputs)
-        hidden = self._parts.forward(attention, inputs.input_ids, inputs.positions)  # [T, E]
+        hidden = self._parts.forward(attention, inputs.input_ids, inputs.positions, last)  # [T or B, E]
         tables.num_computed.index_add_(0, slots, starts.diff().long())
         return hidden
 

@@ -6,7 +6,7 @@ import torch
 from kvasir.models.interface import TextModel
 from kvasir.sampling import LogprobTensors, prompt_logprobs
 from kvasir.sampling.uploads import to_device
-from kvasir.worker.inputs import InputBatch
+from kvasir.worker.inputs import InputBatch, StepLayout
 from kvasir.worker.states import RequestStates
 
 
@@ -18,6 +18,11 @@ class PromptLogprobs:
         self._states = states
         self._vocab_size = vocab_size
         self._device = device
+
+    def wanted(self, layout: StepLayout) -> bool:
+        """Whether some row of the step asked for them."""
+        slots = self._states.with_prompt_logprobs
+        return bool(slots) and not slots.isdisjoint(layout.host_slots)
 
     def compute(self, batch: InputBatch, hidden: torch.Tensor) -> dict[int, LogprobTensors]:
         """plan row -> log-probabilities of the prompt tokens whose predecessors this step computed. hidden: [T, E]"""

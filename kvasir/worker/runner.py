@@ -68,8 +68,12 @@ class ModelRunner:
             self.sampler.state.flush()
             return
         layout = StepLayout.of(plan)
-        step = self._decode if self._decode is not None and layout.is_uniform_decode else self._ragged
-        step.stage(layout)
+        step: DecodePass | RaggedPass = self._ragged
+        if self._decode is not None and layout.is_uniform_decode:
+            step = self._decode
+            step.stage(layout)
+        else:
+            self._ragged.stage(layout, needs_all=bool(self.hooks) or self._prompt_logprobs.wanted(layout))
         self.sampler.state.flush()
         for hook in self.hooks:
             hook.before_forward(plan, self.states)
@@ -99,7 +103,9 @@ class ModelRunner:
             raise RuntimeError(f"sample_tokens({step_id}) without execute_model of that step")
         self._executed = None
         batch, layout = step.forward.batch, step.forward.batch.layout
-        prompt_logprobs = self._prompt_logprobs.compute(batch, step.forward.hidden)
+        prompt_logprobs = {}
+        if self._prompt_logprobs.wanted(layout):
+            prompt_logprobs = self._prompt_logprobs.compute(batch, step.forward.hidden)
         sampled = self._sample(step.forward)
         pending = PendingSamples(sampled)
         if self._graphs is not None:
@@ -122,7 +128,8 @@ class ModelRunner:
         batch, tables = forward.batch, self.states.tables
         logits = forward.logits
         if logits is None:
-            logits = self.model.compute_logits(forward.hidden[batch.sample_tokens])  # [B, V]
+            hidden = forward.hidden if forward.only_sampled else forward.hidden[batch.sample_tokens]  # [B, E]
+            logits = self.model.compute_logits(hidden)  # [B, V]
         layout = batch.layout
         rows = SampleRows(
             slots=batch.sample_slots,

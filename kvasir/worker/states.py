@@ -39,6 +39,7 @@ class RequestStates:
     Attributes:
         tables: the device's side.
         spare: the slot that holds nothing.
+        with_prompt_logprobs: slots whose requests asked for them.
     """
 
     def __init__(self, max_num_seqs: int, max_model_len: int, block_size: int, uploads: Uploads):
@@ -53,6 +54,7 @@ class RequestStates:
             block_size=block_size,
         )
         self._host: list[HostSlot | None] = [None] * rows
+        self.with_prompt_logprobs: set[int] = set()  # slots
         self._blocks = np.full(
             (rows, self.max_blocks), -1, dtype=np.int32
         )  # the block table as the device will have it
@@ -61,6 +63,7 @@ class RequestStates:
         """Brings the rows up to date with a plan; returns the requests that entered a slot."""
         for slot in plan.freed_slots:
             self._host[slot] = None
+            self.with_prompt_logprobs.discard(slot)
         cells: list[int] = []  # of the flattened block table
         blocks: list[int] = []
         for request in plan.new_requests:
@@ -70,6 +73,8 @@ class RequestStates:
                 len(request.block_ids),
                 request.params,
             )
+            wants = request.params.prompt_logprobs is not None
+            (self.with_prompt_logprobs.add if wants else self.with_prompt_logprobs.discard)(request.slot)
             first = request.slot * self.max_blocks
             cells.extend(range(first, first + len(request.block_ids)))
             blocks += request.block_ids

@@ -64,7 +64,7 @@ class _Recorder:
         cls.made, cls.calls = kwargs, []
         return cls()
 
-    def forward(self, q, k, v, kv_cache, metadata, transform):
+    def forward(self, q, k, v, kv_cache, metadata, transform, last):
         self.calls.append((kv_cache, metadata))
         return q
 

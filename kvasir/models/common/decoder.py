@@ -64,9 +64,11 @@ class DecoderAttention(nn.Module):
             sliding_window=shape.layer_windows[index],
         )
 
-    def forward(self, positions: torch.Tensor, x: torch.Tensor, rotary: RotaryEmbedding) -> torch.Tensor:
+    def forward(
+        self, positions: torch.Tensor, x: torch.Tensor, rotary: RotaryEmbedding, last: torch.Tensor | None = None
+    ) -> torch.Tensor:
         q, k, v = self.qkv_proj(x)  # [T, H, D], [T, K, D], [T, K, D]
-        out = self.attn(q, k, v, rotary(positions, self.q_norm, self.k_norm))  # [T, H, D]
+        out = self.attn(q, k, v, rotary(positions, self.q_norm, self.k_norm), last)  # [T or B, H, D]
         return self.o_proj(out.flatten(-2))  # [T, E]
 
 
@@ -90,18 +92,30 @@ class DecoderLayer(nn.Module):
         )
 
     def forward(
-        self, positions: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None, rotary: RotaryEmbedding
+        self,
+        positions: torch.Tensor,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        rotary: RotaryEmbedding,
+        last: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`last`: [B] int64, the only tokens whose outputs are wanted; the keys and values of all are still written."""
         if residual is None:
             residual, x = x, self.input_layernorm(x)
         else:
             x, residual = self.input_layernorm.add(x, residual)
-        x, residual = self.post_attention_layernorm.add(self.self_attn(positions, x, rotary), residual)
+        attended = self.self_attn(positions, x, rotary, last)
+        if last is not None:
+            residual = residual[last]  # [B, E]
+        x, residual = self.post_attention_layernorm.add(attended, residual)
         return self.mlp(x), residual
 
 
 class Decoder(nn.Module):
-    """input_ids [T], positions [T] -> hidden [T, E], normalised."""
+    """input_ids [T], positions [T] -> hidden [T, E], normalised; with `last` [B, E], of those tokens.
+
+    Nobody reads what the last layer makes of the others, which in a step of long prompts is nearly all it would do.
+    """
 
     def __init__(self, shape: ModelShape, build: ModelBuild, style: DecoderStyle, prefix: str):
         super().__init__()
@@ -116,10 +130,13 @@ class Decoder(nn.Module):
             shape.rope, shape.head_size, build.max_model_len or shape.context_length, build.device
         )
 
-    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None = None
+    ) -> torch.Tensor:
         x, residual = self.embed_tokens(input_ids), None  # [T, E]
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x, residual = layer(positions, x, residual, self.rotary)
+        x, residual = self.layers[-1](positions, x, residual, self.rotary, last)  # [T or B, E]
         return self.norm.add(x, residual)[0]
 
 
@@ -144,8 +161,10 @@ class DecoderForCausalLM(nn.Module):
             tied=self.model.embed_tokens if shape.tie_word_embeddings else None,
         )
 
-    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids, positions)
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.model(input_ids, positions, last)
 
     def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.lm_head(hidden)  # [R, V]

@@ -138,7 +138,7 @@ def paged_attention(
     decodes = rows if num_decodes is None else num_decodes
     if decodes:
         _decode(query, key_cache, value_cache, batch, output, decodes, common, mixed=mixed)
-    if mixed or tokens > decodes:
+    if mixed or tokens > decodes:  # no rows at all: nothing is launched
         first = 0 if mixed else decodes
         _prefill(query[:tokens], key_cache, value_cache, batch, output, first, common, mixed=mixed)
     return output
