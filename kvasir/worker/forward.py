@@ -9,6 +9,7 @@ Two passes do the same work for different batches:
 Each is called twice a step: `stage` hands what the host knows to the step's one upload, `run` launches kernels.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,6 +77,10 @@ class PassParts:
         return size if mode is CudagraphMode.FULL else 0
 
 
+MAX_PADDING = 1.5
+"""A captured step serves down to this share of its rows while the graph of the right size is not captured yet."""
+USES_BEFORE_CAPTURE = 32
+"""Steps that a larger graph serves before it pays to capture the right one, which takes as long as some of them."""
 MIN_SHARED_ROWS = 8
 MIN_SHARED_TOKENS = 512
 """From here on it pays to read a prefix that all rows share apart from the rest."""
@@ -102,8 +107,9 @@ class DecodePass:
         self.inputs = parts.new_inputs(rows, rows)
         self.graphs = CUDAGraphWrapper(self._launch, pool)
         self._layout: StepLayout | None = None
-        self._size = 0
         self._key = DecodeKey(0)
+        self._missing: DecodeKey | None = None
+        self._uses: Counter[DecodeKey] = Counter()  # of keys that are not captured
         self._staged: tuple[int, list[int]] = (0, [])  # what `slots` will hold: rows, and those that are real
         self._shared_tokens = 0  # what `_shared_len` will hold
 
@@ -112,16 +118,32 @@ class DecodePass:
         return self._parts.dispatcher.decode_sizes
 
     def stage(self, layout: StepLayout) -> None:
-        size = self._parts.picked(layout, uniform_decode=True)
-        self._layout, self._size = layout, size
-        rows = size or layout.num_rows
+        self._layout = layout
+        if self._staged[1] != layout.host_slots:
+            self._stage_shared(layout)
+        self._key, self._missing = self._choose(layout)
+        rows = self._key.rows
         if self._staged != (rows, layout.host_slots):
             self._staged = rows, layout.host_slots
             padded = np.full(rows, self._parts.states.spare, dtype=np.int64)
             padded[: layout.num_rows] = layout.slots
             self._parts.uploads.put(padded, lambda words: self.slots[:rows].copy_(words))
-            self._stage_shared(layout)
-        self._key = DecodeKey(rows, shared=self._shared_tokens > 0)
+
+    def _choose(self, layout: StepLayout) -> tuple[DecodeKey, DecodeKey | None]:
+        """What to run, and what to capture afterwards."""
+        shared = self._shared_tokens > 0
+        size = self._parts.picked(layout, uniform_decode=True)
+        if not size:
+            return DecodeKey(layout.num_rows, shared), None
+        right = DecodeKey(size, shared)
+        if right in self.graphs:
+            return right, None
+        larger = (DecodeKey(n, shared) for n in self.sizes if size < n <= MAX_PADDING * layout.num_rows)
+        substitute = next((key for key in larger if key in self.graphs), None)
+        self._uses[right] += 1
+        if substitute is None:
+            return right, right
+        return substitute, right if self._uses[right] >= USES_BEFORE_CAPTURE else None
 
     def _stage_shared(self, layout: StepLayout) -> None:
         """The prefix of the same rows stays: it is looked for when the rows have changed."""
@@ -150,9 +172,8 @@ class DecodePass:
             layout, slots, inputs.input_ids[:rows], inputs.positions[:rows], slots, self._indices[:rows],
             self._attention(DecodeKey(rows), layout),
         )  # fmt: skip
-        captured = key in self.graphs
-        missing = None if captured or not self._size else key
-        return Forward(batch, hidden[:rows], logits[:rows], key if captured else None, missing)
+        served_by = key if key in self.graphs else None
+        return Forward(batch, hidden[:rows], logits[:rows], served_by, self._missing)
 
     def _launch(self, key: DecodeKey) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = self._inputs(key.rows)

@@ -219,3 +219,22 @@ def test_a_shared_prefix_is_told_to_the_device_until_the_rows_change() -> None:
     decode.stage(StepLayout.of(fewer))
     parts.uploads.flush()
     assert decode.run().missing == forward.DecodeKey(8, shared=False), "too few rows to be worth it"
+
+
+def test_a_larger_graph_serves_until_the_right_one_pays() -> None:
+    _, parts = make(CudagraphDispatcher(CudagraphMode.FULL, [1, 4, 8, 12, 16], [], 0))
+    decode = DecodePass(parts, None)
+    decode.graphs._graphs = {forward.DecodeKey(n): None for n in (4, 12)}
+
+    def choose(rows: int) -> tuple[int, int | None]:
+        layout = StepLayout.of(SchedulerOutput(0, list(range(rows)), [1] * rows, [3] * rows, [True] * rows, [0] * rows))
+        key, missing = decode._choose(layout)
+        return key.rows, missing.rows if missing else None
+
+    assert choose(4) == (4, None)
+    assert choose(3) == (4, None), "the right size is captured"
+    assert choose(1) == (1, 1), "four is more than half as much again: run in the open, then capture"
+    assert choose(16) == (16, 16), "nothing is larger"
+    seen = [choose(8) for _ in range(forward.USES_BEFORE_CAPTURE)]
+    assert seen[:-1] == [(12, None)] * (forward.USES_BEFORE_CAPTURE - 1)
+    assert seen[-1] == (12, 8)
