@@ -26,7 +26,7 @@ def test_against_torch(splits: int, rows: int, inputs: int, outputs: int, with_b
 def test_gated_against_torch(rows: int, inputs: int, outputs: int, with_bias: bool, dtype: torch.dtype) -> None:
     x, weight = torch.randn(rows, inputs).to(dtype), (torch.randn(2 * outputs, inputs) * inputs**-0.5).to(dtype)
     bias = torch.randn(2 * outputs).to(dtype) if with_bias else None
-    got = skinny_gated(x, weight, bias, SkinnyConfig(32, 32, 1, 4, 1))
+    got = skinny_gated(x, weight, bias, SkinnyConfig(16, 32, 1, 4, 1))
     gate, up = torch.nn.functional.linear(x, weight, bias).chunk(2, dim=-1)
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(got, torch.nn.functional.silu(gate) * up, atol=tolerance, rtol=tolerance)

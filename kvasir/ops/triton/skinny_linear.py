@@ -40,6 +40,11 @@ def skinny_config(outputs: int, inputs: int) -> SkinnyConfig:
     return SkinnyConfig(32, 128, 4 if inputs >= 1024 else 1, 4, 5)
 
 
+def gated_config(outputs: int, inputs: int) -> SkinnyConfig:
+    """For `outputs` of each of the two weights; a program's share of outputs is `block_n` of both."""
+    return SkinnyConfig(64 if outputs >= 8192 else 32, 128, 1, 4, 3 if outputs >= 8192 else 5)
+
+
 @triton.jit(do_not_specialize=["rows", "splits"])
 def skinny_linear_kernel(
     x_ptr, weight_ptr, bias_ptr, output_ptr, partial_ptr, arrived_ptr,
@@ -136,10 +141,10 @@ def tickets(device: torch.device) -> torch.Tensor:
     return torch.zeros(MAX_TICKETS, dtype=torch.int32, device=device)
 
 
-def _shape(rows: int, config: SkinnyConfig, block_n: int, device: torch.device) -> dict[str, object]:
+def _shape(rows: int, config: SkinnyConfig, device: torch.device) -> dict[str, object]:
     return {
         "BLOCK_M": max(16, triton.next_power_of_2(rows)),
-        "BLOCK_N": block_n,
+        "BLOCK_N": config.block_n,
         "BLOCK_K": config.block_k,
         "PREFETCH": _PREFETCH_BYTES // 2 // config.block_n,
         "num_warps": config.num_warps,
@@ -164,7 +169,7 @@ def skinny_linear(
     skinny_linear_kernel[(triton.cdiv(outputs, config.block_n), config.splits)](
         x, weight, bias, output, partial, tickets(x.device),
         rows, config.splits, x.stride(0), outputs, inputs,
-        HAS_BIAS=bias is not None, SPLIT=config.splits > 1, **_shape(rows, config, config.block_n, x.device),
+        HAS_BIAS=bias is not None, SPLIT=config.splits > 1, **_shape(rows, config, x.device),
     )  # fmt: skip
     return output
 
@@ -177,11 +182,10 @@ def skinny_gated(
 ) -> torch.Tensor:  # [M, N]
     rows, inputs = x.shape
     outputs = weight.shape[0] // 2
-    config = config or skinny_config(2 * outputs, inputs)
+    config = config or gated_config(outputs, inputs)
     output = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
-    block_n = max(16, config.block_n // 2)  # two weights of half the rows: the tile's bytes are the same
-    skinny_gated_kernel[(triton.cdiv(outputs, block_n),)](
+    skinny_gated_kernel[(triton.cdiv(outputs, config.block_n),)](
         x, weight, bias, output, rows, x.stride(0), outputs, inputs,
-        HAS_BIAS=bias is not None, **_shape(rows, config, block_n, x.device),
+        HAS_BIAS=bias is not None, **_shape(rows, config, x.device),
     )  # fmt: skip
     return output
