@@ -7,7 +7,8 @@
     │   └── UnauthorizedError                                                   (HTTP 401)
     ├── ConfigError          the engine was started with options that cannot work
     ├── CapacityError        nothing is wrong, there is no room now; try later  (HTTP 503)
-    │   └── QueueFullError                                                      (HTTP 429)
+    │   ├── QueueFullError                                                      (HTTP 429)
+    │   └── DeadlineError        the caller's own time is up                    (HTTP 504)
     └── EngineError          our fault or the machine's                         (HTTP 500)
         ├── EngineDeadError      the core or a worker is gone                   (HTTP 503)
         └── RequestFailedError   one request failed inside the engine, the others go on
@@ -69,6 +70,11 @@ class CapacityError(KvasirError):
 class QueueFullError(CapacityError):
     status = 429
     kind = "rate_limit_error"
+
+
+class DeadlineError(CapacityError):
+    status = 504
+    kind = "deadline_exceeded"
 
 
 class EngineError(KvasirError, RuntimeError):

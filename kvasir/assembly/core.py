@@ -15,7 +15,7 @@ from kvasir.executor import Executor, UniProcExecutor
 from kvasir.executor.uniproc import LocalWorker
 from kvasir.kv_cache import KVCacheManager, KVSpec
 from kvasir.messages import Ready
-from kvasir.scheduler import Scheduler, SchedulerSettings
+from kvasir.scheduler import GrowthForecast, Scheduler, SchedulerSettings
 from kvasir.structured.backend import Backend
 from kvasir.structured.compiler import GrammarCompiler
 from kvasir.structured.core import GrammarGate
@@ -53,7 +53,8 @@ def make_core(config: KvasirConfig, *, epoch: int = 0, executor: Executor | None
             long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
             overlap=config.scheduler.async_scheduling,
         )
-        return Scheduler(settings, kv, extra_limiters=(grammars,), epoch=epoch)
+        forecast = [GrowthForecast(kv)] if config.scheduler.forecast_kv_growth else []
+        return Scheduler(settings, kv, extra_limiters=(grammars, *forecast), epoch=epoch)
 
     grammars = GrammarGate(GrammarCompiler(lambda: _make_grammar_backend(config)))
     return EngineCore(

@@ -115,8 +115,8 @@ PAIRS: tuple[Pair, ...] = (
         "request.priority",
         "scheduling_policy=fcfs",
         Verdict.REFUSED,
-        "priority is set, but the engine runs first come, first served; start it with --scheduling-policy priority, "
-        "or leave priority at 0.",
+        "priority is set, but the engine's --scheduling-policy heeds none; start it with --scheduling-policy priority "
+        "or fair, or leave priority at 0.",
     ),
     Pair(
         "request.structured_outputs",
@@ -180,7 +180,7 @@ class RequestPairs:
     """The table's request side, as a `RequestStage` of the front."""
 
     def __init__(self, config: KvasirConfig):
-        self._takes_priority = config.scheduler.scheduling_policy == "priority"
+        self._takes_priority = config.scheduler.scheduling_policy in ("priority", "fair")
         self._has_tokenizer = not config.model.skip_tokenizer_init
 
     def is_slow(self, params: SamplingParams) -> bool:

@@ -85,6 +85,7 @@ def resolve(args: EngineArgs, *, usage: Usage = "offline", facts: Facts | None =
             max_num_seqs=value["max_num_seqs"],
             max_num_batched_tokens=value["max_num_batched_tokens"],
             max_queued_requests=value["max_queued_requests"],
+            max_queued_tokens=value["max_queued_tokens"],
             async_scheduling=value["async_scheduling"],
         ),
         parallel=replace(
@@ -130,6 +131,7 @@ def _decide(args: EngineArgs, shape: ModelShape, facts: Facts, *, offline: bool)
         facts=facts,
     )
     graphs = compilation.cudagraph_mode(args.cudagraph_mode, args.enforce_eager, facts)
+    queue = scheduler.max_queued_requests(args.max_queued_requests, num_seqs=seqs.value, offline=offline)
     return (
         machine.device(facts),
         machine.cpu_threads(args.cpu_threads, facts),
@@ -141,7 +143,8 @@ def _decide(args: EngineArgs, shape: ModelShape, facts: Facts, *, offline: bool)
         block,
         seqs,
         budget,
-        scheduler.max_queued_requests(args.max_queued_requests, num_seqs=seqs.value, offline=offline),
+        queue,
+        scheduler.max_queued_tokens(args.max_queued_tokens, num_queued=queue.value, model_len=length.value),
         scheduler.async_scheduling(args.async_scheduling),
         graphs,
         compilation.cudagraph_capture_sizes(args.cudagraph_capture_sizes, graphs.value, seqs.value),

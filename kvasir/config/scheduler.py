@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from kvasir.config.option import AUTO, at_least, option
 
-POLICIES = ("fcfs", "priority")
+POLICIES = ("fcfs", "priority", "deadline", "fair")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class SchedulerConfig:
     )
     scheduling_policy: str = option(
         "fcfs",
-        help="Order of the waiting: fcfs (first come, first served) or priority (lower numbers first, then arrival).",
+        help="Order of the waiting: fcfs (first come, first served), priority (lower numbers first, then arrival; "
+        "waiting counts), deadline (whose time is up first) or fair (equal shares between API keys, by weight, "
+        "priority within each).",
         choices=POLICIES,
     )
     async_scheduling: bool = option(AUTO, help="Plan step N+1 while step N still runs. auto: on.")
@@ -47,4 +49,23 @@ class SchedulerConfig:
         "1024; offline, 1,000,000, since the caller holds the list anyway.",
         aliases=("--max-num-queued-reqs",),
         check=at_least(1),
+    )
+    max_queued_tokens: int = option(
+        AUTO,
+        help="Prompt tokens of requests that may wait for their first token; more are refused with HTTP 429. "
+        "auto: 1024 for each request that may wait, at least four contexts.",
+        check=at_least(1),
+        unit="tokens",
+    )
+    max_queue_wait: float = option(
+        0.0,
+        help="Longest expected wait for a first token; a request that would wait longer is refused with HTTP 429. "
+        "0: no such bound.",
+        check=at_least(0),
+        unit="s",
+    )
+    forecast_kv_growth: bool = option(
+        True,
+        help="Let a request in only if the KV cache will hold what everybody is expected to generate; off, running "
+        "requests are thrown out and computed again when it does not.",
     )

@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Self
 
 from kvasir.config import EngineArgs, KvasirConfig
+from kvasir.engine.admission import Admission, AdmissionLimits
 from kvasir.engine.client import ProcessClient
 from kvasir.engine.fanout import fan_out
 from kvasir.engine.input import InputProcessor, prompt_text
 from kvasir.engine.output import OutputProcessor, RequestOutputCollector
 from kvasir.engine.restart import Restart
 from kvasir.engine.slow_checks import SlowChecks
-from kvasir.errors import EngineDeadError, KvasirError, QueueFullError, RequestFailedError
+from kvasir.engine.terms import NO_TERMS, RequestTerms
+from kvasir.errors import DeadlineError, EngineDeadError, KvasirError, RequestFailedError
 from kvasir.logger import get_logger
 from kvasir.messages import (
     Control,
@@ -40,6 +42,7 @@ class AsyncLLM:
 
     Attributes:
         is_alive: False once the core is gone; `dead_error` then says why.
+        admission: what runs and waits, and the bounds on it.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class AsyncLLM:
         self._input = input_processor
         self._slow_checks = SlowChecks()
         self._output = OutputProcessor(tokenizer)
+        self.admission = Admission(_limits(config))
         self._restart = restart
         self._is_up = True  # False while a new core starts
         self._reader: asyncio.Task[None] | None = None
@@ -88,6 +92,7 @@ class AsyncLLM:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        terms: RequestTerms = NO_TERMS,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Yields outputs as `sampling_params.output_kind` says, the last with `finished=True`.
 
@@ -97,32 +102,48 @@ class AsyncLLM:
         Raises:
             UserError: the request is wrong (before anything is queued).
             QueueFullError: too many requests are waiting.
+            DeadlineError: the deadline in `terms` has passed; the request has ended.
             RequestFailedError: this request failed inside the engine; the others go on.
             EngineDeadError: the core is gone.
         """
         request_id = request_id or uuid.uuid4().hex
         await self._ensure_reading()
-        self._check_room(sampling_params.n)
+        self.check_room(sampling_params.n, terms.deadline)
         if self._input.is_slow(sampling_params):
             await self._slow_checks.run(lambda: self._input.check(sampling_params))
-        request = self._input.process(request_id, prompt, sampling_params, priority=priority, cache_salt=cache_salt)
+        request = self._input.process(
+            request_id, prompt, sampling_params, priority=priority, cache_salt=cache_salt, terms=terms
+        )
         text = prompt_text(prompt)
         queue = RequestOutputCollector(sampling_params.output_kind)
         children = fan_out(request)
-        for child in children:
-            self._output.add_request(child.request, text, child.params, child.parent, child.index, queue)
-            self._send(child.request)
+        left_s = _left_s(terms.deadline)
+        ticket = self.admission.enter(len(children), len(request.prompt_token_ids), left_s)
+        sent: list[str] = []
+        expiry = _Expiry(left_s, lambda: self._abort(sent))
         finished = False
         try:
+            for child in children:
+                self._output.add_request(child.request, text, child.params, child.parent, child.index, queue)
+                sent.append(child.request.request_id)
+                self._send(child.request)
             while not finished:
                 output = await queue.get()
+                if expiry.passed:
+                    raise DeadlineError(
+                        f"the request was not complete when its time was up ({left_s:.1f} s); ask for less, or give "
+                        "it more time."
+                    )
+                ticket.start()
                 if output.error is not None:
                     raise RequestFailedError(output.error) if self.is_alive else EngineDeadError(output.error)
                 finished = output.finished
                 yield output
         finally:
+            expiry.cancel()
+            ticket.leave()
             if not finished:
-                self._abort([child.request.request_id for child in children])
+                self._abort(sent)
 
     async def abort(self, request_id: str) -> None:
         """Ends a request (with all its n answers); its generator yields a last output with reason abort."""
@@ -138,14 +159,13 @@ class AsyncLLM:
         if self._is_up and self.is_alive:
             self.client.send(message)
 
-    def _check_room(self, n: int) -> None:
-        room = self.config.scheduler.max_num_seqs + self.config.scheduler.max_queued_requests
-        unfinished = self._output.num_unfinished
-        if unfinished + n > room:
-            raise QueueFullError(
-                f"{unfinished} requests are running or waiting and {n} more would pass the bound of {room} "
-                "(--max-num-seqs + --max-queued-requests). Try again later."
-            )
+    def check_room(self, num_answers: int = 1, deadline: float = 0.0) -> None:
+        """Refuses what `generate` would refuse, before anything is spent on a prompt.
+
+        Raises:
+            CapacityError: too much waits already, or too long for the deadline.
+        """
+        self.admission.check(num_answers, 0, _left_s(deadline))
 
     @property
     def num_unfinished(self) -> int:
@@ -258,3 +278,32 @@ class AsyncLLM:
             if self._restart is not None:
                 self._restart.stop()
             self.client.close()
+
+
+class _Expiry:
+    """Calls `end` when the time is up, whether or not the caller is reading."""
+
+    def __init__(self, left_s: float | None, end: Callable[[], None]):
+        self.passed = False
+        self._end = end
+        loop = asyncio.get_running_loop()
+        self._timer = None if left_s is None else loop.call_later(max(left_s, 0.0), self._pass)
+
+    def _pass(self) -> None:
+        self.passed = True
+        self._end()
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _left_s(deadline: float) -> float | None:
+    return deadline - time.time() if deadline else None
+
+
+def _limits(config: KvasirConfig) -> AdmissionLimits:
+    scheduler = config.scheduler
+    return AdmissionLimits(
+        scheduler.max_num_seqs + scheduler.max_queued_requests, scheduler.max_queued_tokens, scheduler.max_queue_wait
+    )

@@ -82,6 +82,7 @@ class EngineCore:
         self._rejected: list[tuple[int, str, str]] = []
         self._reported = 0.0
         self._quiet_work_left = True
+        self._schedule_s = self._update_s = 0.0  # since the last report
         self._copy_messages = envs.CHECK_MESSAGES.flag
         self._audit = envs.CHECK_INTEGRITY.flag
         gc.collect()
@@ -133,7 +134,9 @@ class EngineCore:
         return outputs
 
     def _launch(self) -> Launched | None:
+        started = time.perf_counter()
         plan = self.scheduler.schedule()
+        self._schedule_s += time.perf_counter() - started
         if self._copy_messages:
             plan = wire.copy(plan)
         if not plan.num_rows:
@@ -167,7 +170,10 @@ class EngineCore:
             result = wire.copy(result)
         if launched.errors:
             result = msgspec.structs.replace(result, errors={**result.errors, **launched.errors})
-        return self.scheduler.update_from_output(launched.plan, result)
+        started = time.perf_counter()
+        outputs = self.scheduler.update_from_output(launched.plan, result)
+        self._update_s += time.perf_counter() - started
+        return outputs
 
     def _add_stats(self, outputs: Outputs) -> None:
         """Figures for the first front process, a few times a second and when the work ends."""
@@ -179,6 +185,8 @@ class EngineCore:
         if out is None:
             out = outputs[0] = EngineCoreOutput(self.epoch, -1, time.time())
         out.stats = self.scheduler.make_stats()
+        out.stats.schedule_s, out.stats.update_s = self._schedule_s, self._update_s
+        self._schedule_s = self._update_s = 0.0
 
     def _add_rejected(self, outputs: Outputs) -> None:
         rejected, self._rejected = self._rejected, []

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from kvasir.engine.stage import RequestStage
+from kvasir.engine.terms import NO_TERMS, RequestTerms
 from kvasir.errors import KvasirError, PromptTooLongError, RequestFailedError, UserError
 from kvasir.messages import EngineCoreRequest, Prompt, SamplingParams
 from kvasir.tokenizer import Tokenizer
@@ -86,6 +87,7 @@ class InputProcessor:
         priority: int = 0,
         cache_salt: str | None = None,
         arrival_time: float | None = None,
+        terms: RequestTerms = NO_TERMS,
     ) -> EngineCoreRequest:
         """Checks and resolves. The caller's `params` stay as they are.
 
@@ -112,6 +114,9 @@ class InputProcessor:
             bad_words_token_ids=self._bad_words(params.bad_words or ()),
             priority=priority,
             cache_salt=_checked_salt(cache_salt),
+            tenant=terms.tenant,
+            weight=terms.weight,
+            deadline=terms.deadline,
         )
         for stage in self._stages:
             request = _guarded(stage, lambda stage=stage, r=request: stage.enrich(r))

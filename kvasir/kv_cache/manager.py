@@ -84,10 +84,14 @@ class KVCacheManager:
 
     # ---- tables
 
+    def blocks_to_take(self, hashes: Sequence[bytes], num_hits: int, num_tokens: int) -> int:
+        """Blocks that leave the free list when `num_tokens` are placed with `num_hits` blocks from the cache."""
+        idle = sum(self.pool.find(h).ref_count == 0 for h in hashes[:num_hits])
+        return self.spec.blocks_for(num_tokens) - num_hits + idle
+
     def can_place(self, hashes: Sequence[bytes], num_hits: int, num_tokens: int, spare: int = 0) -> bool:
         """Whether `num_tokens` fit, with `num_hits` blocks from the cache and `spare` blocks left over."""
-        idle = sum(self.pool.find(h).ref_count == 0 for h in hashes[:num_hits])  # hits that leave the free list
-        return self.spec.blocks_for(num_tokens) - num_hits + idle + spare <= self.pool.num_free
+        return self.blocks_to_take(hashes, num_hits, num_tokens) + spare <= self.pool.num_free
 
     def place(self, request_id: str, hashes: Sequence[bytes], num_hits: int, num_tokens: int) -> list[int]:
         """Block ids for `num_tokens`, the first `num_hits` of them shared; `can_place` must have agreed."""

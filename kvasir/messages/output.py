@@ -34,7 +34,34 @@ class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True):
     prefix_hits: int = 0
     num_preempted: int = 0
     num_scheduled_tokens: int = 0
-    step_s: float = 0.0
+    step_s: float = 0.0  # of the latest step
+    num_recomputed_tokens: int = 0  # lost by preemption, not found in the cache, computed again
+    # Steps that computed prompt tokens, and those that only went on with answers.
+    num_prefill_steps: int = 0
+    num_decode_steps: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    # What the core itself took for them, beside the worker.
+    schedule_s: float = 0.0
+    update_s: float = 0.0
+
+
+class EventKind(enum.IntEnum):
+    SCHEDULED = 0  # placed for the first time; tokens: found in the prefix cache
+    PREEMPTED = 1  # tokens: computed and lost, unless the cache still has them later
+    RESUMED = 2  # placed again; tokens: to be computed again
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class RequestEvent(msgspec.Struct, array_like=True):
+    """Something that happened to a request between its tokens. `time` is `time.time()` of the core."""
+
+    request_id: str
+    kind: EventKind
+    time: float
+    tokens: int
 
 
 class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -52,6 +79,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True):
         logprobs: row -> one entry per new token; a token and its logprobs travel together.
         prompt_logprobs: row -> all of the prompt's, sent with the first token.
         num_cached_tokens: row -> prompt tokens found in the prefix cache, with the first token.
+        events: of this front's requests since the last message, in order.
     """
 
     epoch: int
@@ -66,6 +94,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True):
     prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
     num_cached_tokens: dict[int, int] = {}
     stats: SchedulerStats | None = None
+    events: list[RequestEvent] = []
 
 
 @dataclass(slots=True)

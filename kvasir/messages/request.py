@@ -28,6 +28,9 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True):
         cache_salt: part of every block hash: requests share prefixes only within one salt.
         client_index: which front process asked.
         parts: data of rank 9 features by name, empty when none is asked for.
+        tenant: whose share of the engine it takes (the API key's name); empty for all who have none.
+        weight: of the tenant, beside others (`--scheduling-policy fair`).
+        deadline: `time.time()` by which the front will have ended it; 0.0 without one.
     """
 
     request_id: str
@@ -43,3 +46,6 @@ class EngineCoreRequest(msgspec.Struct, array_like=True, omit_defaults=True):
     cache_salt: str | None = None
     client_index: int = 0
     parts: dict[str, Any] = {}
+    tenant: str = ""
+    weight: float = 1.0
+    deadline: float = 0.0

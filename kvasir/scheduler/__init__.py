@@ -5,6 +5,7 @@
 """
 
 from kvasir.scheduler.limiter import PREEMPT, SKIP, STOP, KVBlocks, Limiter, SequenceSlots, TokenBudget
+from kvasir.scheduler.policies import DeadlinePolicy, FairSharePolicy, GrowthForecast
 from kvasir.scheduler.queue import FirstComePolicy, PriorityPolicy, QueuePolicy
 from kvasir.scheduler.request import Request, RequestState
 from kvasir.scheduler.scheduler import Scheduler
@@ -14,7 +15,10 @@ __all__ = [
     "PREEMPT",
     "SKIP",
     "STOP",
+    "DeadlinePolicy",
+    "FairSharePolicy",
     "FirstComePolicy",
+    "GrowthForecast",
     "KVBlocks",
     "Limiter",
     "PriorityPolicy",

@@ -4,7 +4,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Protocol
 
-from kvasir.errors import ConfigError, EngineError
+from kvasir.errors import EngineError
 from kvasir.scheduler.request import Request
 
 AGEING_S = 30.0
@@ -85,10 +85,3 @@ class PriorityPolicy(FirstComePolicy):
 
     def score(self, req: Request) -> float:
         return req.message.priority * AGEING_S + req.message.arrival_time
-
-
-def make_policy(name: str) -> QueuePolicy:
-    policies = {"fcfs": FirstComePolicy, "priority": PriorityPolicy}
-    if name not in policies:
-        raise ConfigError(f"scheduling policy must be one of {', '.join(policies)}, got {name!r}.")
-    return policies[name]()

@@ -16,9 +16,11 @@ from kvasir.messages import (
     SchedulerOutput,
     SchedulerStats,
 )
+from kvasir.scheduler.journal import Journal
 from kvasir.scheduler.limiter import PREEMPT, SKIP, STOP, KVBlocks, Limiter, SequenceSlots, TokenBudget
 from kvasir.scheduler.plan import StepInFlight, StepPlan
-from kvasir.scheduler.queue import QueuePolicy, make_policy, order_key
+from kvasir.scheduler.policies import make_policy
+from kvasir.scheduler.queue import QueuePolicy, order_key
 from kvasir.scheduler.request import NO_SLOT, Request, RequestState
 from kvasir.scheduler.settings import SchedulerSettings
 from kvasir.scheduler.state import StepTotals, make_state
@@ -79,6 +81,7 @@ class Scheduler:
         self._reader = ResultReader(self._finish)
         self._stats = SchedulerStats()  # sums since the last report
         self.totals = StepTotals()
+        self._journal = Journal(clock)
 
     # ---- requests come and go
 
@@ -260,6 +263,7 @@ class Scheduler:
 
     def _note_placed(self, req: Request) -> None:
         req.become(RequestState.RUNNING)
+        self._journal.placed(req, req.num_hits * self.kv.block_size)
         if not req.was_placed:
             req.was_placed = True
             if req.reads_cache and self.kv.enable_prefix_caching:
@@ -273,6 +277,7 @@ class Scheduler:
 
     def _preempt(self, req: Request) -> None:
         """Takes slot and blocks away; tokens of steps in flight are still its own."""
+        self._journal.preempted(req, self.kv.num_free_blocks)
         self._vacate(req)
         req.rewind(keep_in_flight=True)
         req.become(RequestState.PREEMPTED)
@@ -311,10 +316,21 @@ class Scheduler:
             for req in flight.rows:
                 self._failures.pop(req, None)
         self._sweep()
-        self._stats.num_scheduled_tokens += flight.num_tokens
-        self._stats.step_s = result.step_s
-        self.totals.add(flight.num_tokens, result.step_s)
+        self._journal.attach(outputs.by_client)
+        self._count_step(flight, result.step_s)
         return outputs.by_client
+
+    def _count_step(self, flight: StepInFlight, step_s: float) -> None:
+        self.totals.add(flight.num_tokens, step_s)
+        stats = self._stats
+        stats.num_scheduled_tokens += flight.num_tokens
+        stats.step_s = step_s
+        if flight.num_tokens > len(flight.rows):
+            stats.num_prefill_steps += 1
+            stats.prefill_s += step_s
+        else:
+            stats.num_decode_steps += 1
+            stats.decode_s += step_s
 
     def fail_step(self, step: SchedulerOutput, message: str) -> dict[int, EngineCoreOutput]:
         """The step's work did not happen: its requests, and those that read blocks it was to fill, start over.
@@ -380,6 +396,7 @@ class Scheduler:
         req.become(_FINISHED)
         del self._requests[req.request_id]
         self._failures.pop(req, None)
+        self._journal.ended(req)
 
     def _vacate(self, req: Request) -> None:
         for limiter in reversed(self._limiters):  # the slot goes last: features may still want its number
@@ -410,6 +427,7 @@ class Scheduler:
         stats.kv_blocks_total, stats.kv_blocks_used = self.kv.spec.num_blocks, self.kv.num_used_blocks
         stats.prefix_queries, stats.prefix_hits = self.kv.prefix_queries, self.kv.prefix_hits
         self.kv.prefix_queries = self.kv.prefix_hits = 0
+        stats.num_recomputed_tokens, self._journal.num_recomputed = self._journal.num_recomputed, 0
         return stats
 
     def make_state(self) -> EngineState:

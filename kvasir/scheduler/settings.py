@@ -13,7 +13,7 @@ class SchedulerSettings:
         max_num_seqs: requests that run at once; also the number of worker slots.
         max_num_batched_tokens: tokens one step computes, prefill and decode together.
         max_model_len: prompt and output tokens of one request.
-        policy: "fcfs" or "priority".
+        policy: "fcfs", "priority", "deadline" or "fair".
         max_queued_requests: requests that may wait; one more is refused with QueueFullError.
         long_prefill_token_threshold: most prompt tokens of one request in one step; 0 = no such limit.
         overlap: the caller schedules a step before the result of the one before it has come. The scheduler

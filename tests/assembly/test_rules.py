@@ -79,6 +79,12 @@ def test_queue_bound():
     assert scheduler.max_queued_requests(5, num_seqs=16, offline=True).value == 5
 
 
+def test_queued_tokens():
+    assert scheduler.max_queued_tokens(AUTO, num_queued=1024, model_len=4096).value == 1024 * 1024
+    assert scheduler.max_queued_tokens(AUTO, num_queued=1, model_len=4096).value == 4 * 4096
+    assert scheduler.max_queued_tokens(9, num_queued=1, model_len=4096).value == 9
+
+
 def cache_bytes(asked=None, facts=CPU, **changes) -> int | None:
     given = {"shape": shape(), "dtype": "float32", "block_size": 16, "model_len": 2048, "num_seqs": 4} | changes
     return memory.kv_cache_memory(asked, facts=facts, **given).value

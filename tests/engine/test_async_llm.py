@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
+import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,16 @@ from kvasir.engine.async_llm import AsyncLLM
 from kvasir.engine.client import ProcessClient
 from kvasir.engine.input import InputProcessor
 from kvasir.engine.restart import Restart
-from kvasir.errors import ConfigError, EngineDeadError, EngineError, PromptTooLongError, QueueFullError
+from kvasir.engine.terms import RequestTerms
+from kvasir.errors import (
+    CapacityError,
+    ConfigError,
+    DeadlineError,
+    EngineDeadError,
+    EngineError,
+    PromptTooLongError,
+    QueueFullError,
+)
 from kvasir.messages import RequestOutputKind, SamplingParams
 from kvasir.testing.byte_tokenizer import ByteTokenizer
 from kvasir.testing.fake_executor import expected_tokens
@@ -28,7 +38,12 @@ async def async_llm(max_restarts: int = 0, **core: Any) -> AsyncIterator[AsyncLL
 
     client = start_core(0)
     ready = client.wait_ready(30)
-    scheduler = SimpleNamespace(max_num_seqs=8, max_queued_requests=core.get("max_queued_requests", 1000))
+    scheduler = SimpleNamespace(
+        max_num_seqs=8,
+        max_queued_requests=core.get("max_queued_requests", 1000),
+        max_queued_tokens=1 << 20,
+        max_queue_wait=0.0,
+    )
     engine = AsyncLLM(
         SimpleNamespace(scheduler=scheduler),
         client,
@@ -156,6 +171,45 @@ async def test_refusals_come_before_anything_is_queued() -> None:
         assert await tokens_of(engine, [1, 2]) == expected_tokens([1, 2], 9, 20, VOCAB)
 
 
+async def test_a_deadline_ends_the_request_and_frees_its_blocks() -> None:
+    async with async_llm(delay_s=0.01) as engine:
+        for n in (1, 3):
+            started = time.monotonic()
+            got: list[int] = []
+            with pytest.raises(DeadlineError, match="its time was up"):
+                async for output in engine.generate(
+                    [1, 2, 3], params(400, n=n), terms=RequestTerms(deadline=time.time() + 0.3)
+                ):
+                    got += output.outputs[0].token_ids
+            assert 0.25 < time.monotonic() - started < 3.0 and got
+            assert engine.num_unfinished == engine.admission.num_unfinished == engine.admission.num_waiting_tokens == 0
+            while (await engine.call("stats") or [0])[0]:
+                await asyncio.sleep(0.01)
+        assert await engine.call("check_integrity") is None
+
+
+async def test_a_deadline_passes_also_for_a_caller_that_does_not_read() -> None:
+    async with async_llm(delay_s=0.01) as engine:
+        stream = engine.generate([1, 2], params(400), terms=RequestTerms(deadline=time.time() + 0.3))
+        await anext(stream)
+        await asyncio.sleep(0.6)
+        assert engine.num_unfinished == 0
+        with pytest.raises(DeadlineError):
+            await anext(stream)
+
+
+async def test_a_queue_too_long_for_the_deadline_is_refused_at_once() -> None:
+    async with async_llm(delay_s=0.02) as engine:
+        busy = [asyncio.create_task(tokens_of(engine, [i], max_tokens=40)) for i in range(40)]
+        await asyncio.sleep(1.5)
+        assert engine.admission.expected_wait_s() > 0.2
+        with pytest.raises(CapacityError, match="this one has"):
+            engine.check_room(deadline=time.time() + 0.05)
+        engine.check_room(deadline=time.time() + 60)
+        await asyncio.gather(*busy)
+        assert engine.admission.num_waiting == engine.admission.num_unfinished == 0
+
+
 async def test_control_errors_are_the_callers() -> None:
     async with async_llm() as engine:
         with pytest.raises(EngineError, match="unknown control call 'dance'"):
@@ -176,7 +230,11 @@ def test_tokens_with_text() -> None:
         ready = client.wait_ready(30)
         tokenizer = ByteTokenizer()
         engine = AsyncLLM(
-            SimpleNamespace(scheduler=SimpleNamespace(max_num_seqs=8, max_queued_requests=8)),
+            SimpleNamespace(
+                scheduler=SimpleNamespace(
+                    max_num_seqs=8, max_queued_requests=8, max_queued_tokens=99, max_queue_wait=0.0
+                )
+            ),
             client,
             ready,
             InputProcessor(tokenizer, max_model_len=512, vocab_size=VOCAB, eos_token_ids=(257,)),

@@ -15,7 +15,7 @@ from kvasir.messages import (
     TokenLogprobs,
 )
 from kvasir.messages.wire import copy
-from kvasir.scheduler import Scheduler, SchedulerSettings
+from kvasir.scheduler import GrowthForecast, Scheduler, SchedulerSettings
 from kvasir.testing.clock import ManualClock
 from kvasir.testing.fake_executor import FakeExecutor, StepFailure, expected_tokens
 
@@ -47,6 +47,7 @@ class Driver:
 
     Args:
         fail: asked for each step; True makes it fail in the worker.
+        forecast: whether `GrowthForecast` is asked, as it is by default in an engine.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Driver:
         prefix_caching: bool = True,
         fail: Callable[[SchedulerOutput], str | None] = lambda step: None,
         extra_limiters=(),
+        forecast: bool = False,
         clock: ManualClock | None = None,
         **settings,
     ):
@@ -70,7 +72,7 @@ class Driver:
             SchedulerSettings(overlap=depth > 1, **settings),
             self.kv,
             clock=self.clock,
-            extra_limiters=extra_limiters,
+            extra_limiters=[*extra_limiters, *([GrowthForecast(self.kv)] if forecast else [])],
         )
         self.executor = FakeExecutor(
             num_blocks, block_size, settings["max_num_seqs"], settings["max_model_len"], VOCAB, steps_ahead=depth - 1

@@ -57,6 +57,14 @@ def max_queued_requests(asked: int | str, *, num_seqs: int, offline: bool) -> De
     return Decision("max_queued_requests", max(1024, 8 * num_seqs), "8 x max_num_seqs, at least 1024")
 
 
+def max_queued_tokens(asked: int | str, *, num_queued: int, model_len: int) -> Decision:
+    """A queue may be long in requests or in tokens; the second is what the wait comes from."""
+    if asked != AUTO:
+        return Decision("max_queued_tokens", asked, "asked for")
+    tokens = max(1024 * num_queued, 4 * model_len)
+    return Decision("max_queued_tokens", tokens, "1024 for each request that may wait, at least four contexts")
+
+
 def async_scheduling(asked: bool | str) -> Decision:
     if asked != AUTO:
         return Decision("async_scheduling", asked, "asked for")
