@@ -25,12 +25,17 @@ AUTO: Any = "auto"
 Check = Callable[[Any], str | None]
 """Returns what is wrong with a value and what to do, or None."""
 
+HIDDEN = "(hidden)"
+"""Printed in place of a secret."""
 _KEY = "kvasir.option"
 
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of one option. `kind` is one of str, int, float, bool, list, ints, json."""
+    """What is known of one option; the value of a `secret` one is never printed.
+
+    `kind` is one of str, int, float, bool, list, ints, json.
+    """
 
     name: str
     section: str
@@ -47,6 +52,7 @@ class Option:
     metavar: str | None = None
     unit: str | None = None
     affects_graph: bool = False
+    secret: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -83,7 +89,8 @@ class Option:
             raise self._wrong(value, f"must be {_KIND_NAMES[self.kind]} ({error})") from None
 
     def _wrong(self, value: Any, complaint: str) -> ConfigError:
-        return ConfigError(f"{self.name} ({self.flag}) is {_shorten(value)}: it {complaint}.", param=self.name)
+        shown = HIDDEN if self.secret else _shorten(value)
+        return ConfigError(f"{self.name} ({self.flag}) is {shown}: it {complaint}.", param=self.name)
 
 
 def option(
@@ -99,6 +106,7 @@ def option(
     metavar: str | None = None,
     unit: str | None = None,
     affects_graph: bool = False,
+    secret: bool = False,
 ) -> Any:
     """Declares an option as a dataclass field. See `Option` for the meaning of each part."""
     metadata = {_KEY: {k: v for k, v in locals().items() if k != "default"}}

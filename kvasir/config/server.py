@@ -18,7 +18,34 @@ class ServerConfig:
     port: int = option(8000, help="TCP port; 0 takes a free one and logs it.", check=between(0, 65535))
     uds: str | None = option(None, help="Path of a Unix socket to listen on, in place of host and port.")
     api_key: list[str] = option(
-        [], help="Keys that clients may present as a bearer token; several are allowed. Also: KVASIR_API_KEY."
+        [],
+        help="Keys that clients may present as a bearer token; several are allowed. Also: KVASIR_API_KEY, which other "
+        "users of the machine do not see in the list of processes.",
+        secret=True,
+    )
+    admin_api_key: list[str] = option(
+        [], help="Keys that also open admin routes, which do not exist without one.", secret=True
+    )
+    api_keys_file: str | None = option(
+        None, help="YAML file of keys with names, scopes, limits and weights; read again on SIGHUP."
+    )
+    usage_db: str | None = option(
+        None, help="SQLite file of what each key has used. By default the keys file's name with .usage.db behind it."
+    )
+    ssl_certfile: str | None = option(
+        None, help="Certificate chain (PEM): the server speaks TLS. Read again on SIGHUP and when the file changes."
+    )
+    ssl_keyfile: str | None = option(None, help="Its private key, if that is not in the same file.")
+    ssl_ca_certs: str | None = option(None, help="Authorities (PEM) that sign clients' certificates.")
+    ssl_cert_reqs: int = option(
+        0, help="Clients' certificates: 0 not asked for, 1 checked if there is one, 2 required.", check=between(0, 2)
+    )
+    public_metrics: bool = option(False, help="Let everybody read /metrics, also where other routes need a key.")
+    request_timeout: float = option(
+        0.0,
+        help="Seconds after which a request is ended, unless it says X-Request-Timeout or timeout itself; 0: none.",
+        check=at_least(0),
+        unit="s",
     )
     allowed_origins: list[str] = option(
         [], help="Web origins allowed by CORS, such as https://example.com; none by default, * for all."

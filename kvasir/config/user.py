@@ -13,7 +13,7 @@ from kvasir.config.device import DeviceConfig
 from kvasir.config.load import LoadConfig
 from kvasir.config.model import ModelConfig
 from kvasir.config.observability import ObservabilityConfig
-from kvasir.config.option import Option, options_of
+from kvasir.config.option import HIDDEN, Option, options_of
 from kvasir.config.parallel import ParallelConfig
 from kvasir.config.scheduler import SchedulerConfig
 from kvasir.config.server import ServerConfig
@@ -74,7 +74,9 @@ class FlatArgs:
         return type(other) is type(self) and dict(self) == dict(other)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.__dict__['given'].items())})"
+        options = self.options()
+        given = (f"{k}={HIDDEN if options[k].secret else repr(v)}" for k, v in self.__dict__["given"].items())
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Name and value of every option, so that `dict(args)` works."""

@@ -41,7 +41,6 @@ _NO_SPEC = "speculative decoding is not supported yet; leave it out, the text is
 _NO_MEDIA = "only text models are supported yet"
 _NO_OFFLOAD = "nothing is moved to host memory yet; lower max_model_len or choose a smaller model"
 _NO_POOL = "only generating models are supported yet"
-_NO_TLS = "put a proxy that speaks TLS in front of the server"
 _NO_COMPILE = "there is nothing to tune there yet: graphs are chosen by the worker"
 _BUILT_IN = "Kvasir does this by itself"
 _ONE_WAY = "Kvasir has one way of doing this"
@@ -144,8 +143,8 @@ _ROWS = (
     _refused("kv_events_config", "KV cache events are not published yet"),
     # Server.
     _refused("tool_parser_plugin", "install the parser as a package with an entry point in kvasir.tool_parsers"),
-    _refused("ssl_keyfile", _NO_TLS),
-    _refused("ssl_certfile", _NO_TLS),
+    _refused("ssl_ciphers", "the choice of the TLS library is taken, from TLS 1.2 on"),
+    _ignored("enable_ssl_refresh", "certificates are always read again when their files change", switch=True),
     _refused("middleware", "middleware is not loaded by name"),
     _refused("api_server_count", "one front process answers HTTP", 1),
     _refused("headless", _NO_MULTI, switch=True),

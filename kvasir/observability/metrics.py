@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from kvasir.messages import RequestOutput, SchedulerStats
 from kvasir.observability.recent import RecentAnswer, RecentAnswers
@@ -153,6 +154,16 @@ class Metrics:
     def render(self) -> bytes:
         """Prometheus text."""
         return self._values.render()
+
+
+class AnswerObserver(Protocol):
+    """Looks on while the answers to one prompt are made."""
+
+    def on_output(self, output: RequestOutput, n: int) -> None:
+        """A DELTA output; `n` answers were asked for."""
+
+    def on_closed(self) -> None:
+        """Nobody reads on: what has not finished by now never will."""
 
 
 class RequestObserver:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from kvasir.engine.terms import NO_TERMS, RequestTerms
 from kvasir.errors import EngineDeadError, KvasirError
 from kvasir.messages import (
     CompletionOutput,
@@ -94,6 +95,7 @@ class Script:
         delay_s: before each step.
         per_step: tokens in each delta.
         error: raised before the first output.
+        no_room: raised when the engine is asked for room, before a request's body is read.
         fail_after: tokens after which `fail_with` is raised.
         gate: the engine waits for it before its second token.
     """
@@ -102,6 +104,7 @@ class Script:
     delay_s: float = 0.0
     per_step: int = 1
     error: KvasirError | None = None
+    no_room: KvasirError | None = None
     fail_after: int | None = None
     fail_with: Exception | None = None
     num_cached_tokens: int = 0
@@ -117,6 +120,7 @@ class Seen:
     params: SamplingParams
     priority: int
     cache_salt: str | None
+    terms: RequestTerms = NO_TERMS
     tokens: int = 0
     closed_early: bool = False
     ended: bool = False
@@ -155,6 +159,13 @@ class FakeEngine:
     def add_stats_listener(self, listener: Callable[[SchedulerStats], None]) -> None:
         self.stats_listeners.append(listener)
 
+    def check_room(self, num_answers: int = 1, deadline: float = 0.0) -> None:
+        if self.script.no_room is not None:
+            raise self.script.no_room
+
+    async def reset_prefix_cache(self) -> bool:
+        return self.running == 0
+
     async def call(self, name: str, **args: Any) -> Any:
         return {"name": name, "args": args}
 
@@ -169,6 +180,7 @@ class FakeEngine:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        terms: RequestTerms = NO_TERMS,
     ) -> AsyncGenerator[RequestOutput]:
         script = self.script
         if script.error is not None:
@@ -176,7 +188,7 @@ class FakeEngine:
         await self.check_health()
         assert sampling_params.output_kind is RequestOutputKind.DELTA
         ids = self._prompt_ids(prompt)
-        seen = Seen(request_id, ids, sampling_params, priority, cache_salt)
+        seen = Seen(request_id, ids, sampling_params, priority, cache_salt, terms)
         self.seen.append(seen)
         arrival = time.time()
         answers = [_Answer(i, script, sampling_params) for i in range(sampling_params.n)]

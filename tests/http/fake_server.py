@@ -1,5 +1,8 @@
-"""A server process over a scripted engine: `python -m tests.http.fake_server SHUTDOWN_TIMEOUT`; prints its port."""
+"""A server process over a scripted engine: `python -m tests.http.fake_server SHUTDOWN_TIMEOUT [FLAGS]`; prints its
+port.
+"""
 
+import argparse
 import asyncio
 import sys
 import threading
@@ -8,13 +11,18 @@ import uvloop
 
 from kvasir.config import ServerArgs
 from kvasir.entrypoints.http.listener import bind, listen
-from kvasir.entrypoints.http.server import Server
-from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.entrypoints.http.server import Server, settings_of
+from kvasir.entrypoints.http.tls import make_tls
 from tests.http.fake_engine import FakeEngine, Script
 
 
 def main() -> int:
-    args = ServerArgs(port=0, shutdown_timeout=float(sys.argv[1]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("seconds", type=float)
+    ServerArgs.add_cli_args(parser)
+    given = parser.parse_args()
+    args = ServerArgs.from_cli_args(given)
+    args.port, args.shutdown_timeout = 0, given.seconds
     engine = FakeEngine(Script(text="x" * 100, delay_s=0.02))
     sock = bind(args.host, 0, None)
     listen(sock)
@@ -26,7 +34,7 @@ def main() -> int:
 
     threading.Thread(target=die_when_told, daemon=True).start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(engine, ServerSettings(), sock, args).run())  # type: ignore[arg-type]
+        return runner.run(Server(engine, settings_of(args, engine), sock, args, make_tls(args)).run())  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

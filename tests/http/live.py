@@ -11,6 +11,7 @@ import uvicorn
 
 from kvasir.entrypoints.http.app import build_app
 from kvasir.entrypoints.http.listener import bind
+from kvasir.entrypoints.http.protocol import BoundedHttpProtocol
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.observability import Metrics
 from tests.http.fake_engine import FakeEngine
@@ -20,8 +21,8 @@ CLIENT = httpx.Client(verify=False, trust_env=False)
 
 
 class LiveServer:
-    def __init__(self, engine: FakeEngine, port: int, loop: asyncio.AbstractEventLoop, app: Any):
-        self.engine, self.port, self.loop, self.app = engine, port, loop, app
+    def __init__(self, engine: FakeEngine, port: int, loop: asyncio.AbstractEventLoop, app: Any, server: Any):
+        self.engine, self.port, self.loop, self.app, self.server = engine, port, loop, app, server
         self.url = f"http://127.0.0.1:{port}"
 
     def on_loop(self, fn: Callable[[], Any]) -> Any:
@@ -38,14 +39,16 @@ def serving(engine: FakeEngine, settings: ServerSettings | None = None) -> Itera
     metrics = Metrics(engine.served_model_name[0])
     app = build_app(engine, settings, metrics)  # type: ignore[arg-type]
     sock = bind("127.0.0.1", 0, None)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", loop="asyncio", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", loop="asyncio", lifespan="off", http=BoundedHttpProtocol)
+    )
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve(sockets=[sock])), daemon=True)
     thread.start()
     while not server.started:
         threading.Event().wait(0.01)
     try:
-        yield LiveServer(engine, sock.getsockname()[1], loop, app)
+        yield LiveServer(engine, sock.getsockname()[1], loop, app, server)
     finally:
         server.should_exit = True
         server.force_exit = True

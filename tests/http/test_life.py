@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from kvasir.entrypoints.http.middleware import OPEN_PATHS
+from kvasir.entrypoints.http.guard.middleware import OPEN_PATHS
 from kvasir.entrypoints.http.settings import ServerSettings
 from tests.http import sse
 from tests.http.fake_engine import FakeEngine, Script

@@ -11,8 +11,12 @@ from kvasir.entrypoints.http.anthropic.app import messages_routes
 from kvasir.entrypoints.http.engine_state import PATH, EngineStateRoute
 from kvasir.entrypoints.http.error_shapes import on_http_exception, on_unexpected
 from kvasir.entrypoints.http.generate import GenerateRoute
+from kvasir.entrypoints.http.guard.admin import AdminRoutes
+from kvasir.entrypoints.http.guard.caller import current_caller
+from kvasir.entrypoints.http.guard.gate import Gate, gate_settings
+from kvasir.entrypoints.http.guard.middleware import GuardMiddleware
 from kvasir.entrypoints.http.inflight import Inflight
-from kvasir.entrypoints.http.middleware import ApiKeyMiddleware, RequestIdMiddleware
+from kvasir.entrypoints.http.middleware import RequestIdMiddleware
 from kvasir.entrypoints.http.pooling import pooling_routes
 from kvasir.entrypoints.http.responses.app import responses_routes
 from kvasir.entrypoints.http.routes import JsonRoute, SystemRoutes, TokenRoutes
@@ -32,10 +36,15 @@ if TYPE_CHECKING:
 
 
 def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metrics: Metrics | None = None) -> Starlette:
-    """`app.state.inflight` is what a graceful stop waits for."""
+    """`app.state.inflight` is what a graceful stop waits for; `app.state.gate` has the keys and their counters.
+
+    Raises:
+        ConfigError: the keys cannot be read.
+    """
     settings = settings or ServerSettings()
+    gate = Gate(gate_settings(settings.api_keys, settings.admin_keys, settings.api_keys_file, settings.usage_db))
     serving = Serving(engine, settings, metrics)
-    inflight = Inflight()
+    inflight = Inflight(lambda: engine.check_room(deadline=current_caller().deadline))
     system = SystemRoutes(serving, inflight, metrics)
     tokens = TokenRoutes(serving)
     chat = GenerateRoute(ChatCompletionRequest, serving.chat, settings, inflight, metrics)
@@ -65,18 +74,20 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
         Route("/load", system.load),
         Route(PATH, EngineStateRoute(serving, inflight, metrics).show),
         Route("/openapi.json", system.openapi),
+        *AdminRoutes(engine, inflight, gate).routes(),
     ]
     app = Starlette(
         routes=routes,
-        middleware=_middleware(settings),
+        middleware=_middleware(settings, gate),
         exception_handlers={HTTPException: on_http_exception, Exception: on_unexpected},
     )
     app.router.redirect_slashes = False  # a redirect would lose the body of a POST
     app.state.inflight = inflight
+    app.state.gate = gate
     return app
 
 
-def _middleware(settings: ServerSettings) -> list[Middleware]:
+def _middleware(settings: ServerSettings, gate: Gate) -> list[Middleware]:
     """Outermost first."""
     middleware = [Middleware(RequestIdMiddleware)]
     if settings.allowed_origins:
@@ -93,6 +104,9 @@ def _middleware(settings: ServerSettings) -> list[Middleware]:
         )
     if settings.web_page:
         middleware.append(Middleware(WebPageMiddleware))
-    if settings.api_keys:
-        middleware.append(Middleware(ApiKeyMiddleware, api_keys=settings.api_keys))
+    middleware.append(
+        Middleware(
+            GuardMiddleware, gate=gate, timeout_s=settings.request_timeout_s, public_metrics=settings.public_metrics
+        )
+    )
     return middleware

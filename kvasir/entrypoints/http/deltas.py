@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kvasir.entrypoints.http.guard.caller import current_caller
+from kvasir.entrypoints.http.guard.watch import AccountWatch
 from kvasir.errors import CapacityError, RequestFailedError
 from kvasir.messages import CompletionOutput, Logprob, RequestOutput, SamplingParams, TokensPrompt
-from kvasir.observability.metrics import Metrics, RequestObserver
+from kvasir.observability.metrics import AnswerObserver, Metrics, RequestObserver
 
 if TYPE_CHECKING:
     from kvasir.engine.async_llm import AsyncLLM
@@ -33,6 +35,7 @@ class Job(msgspec.Struct):
     show_prompt_logprobs: bool = False
     priority: int = 0
     cache_salt: str | None = None
+    timeout_s: float | None = None
 
 
 class TokenInfo(msgspec.Struct):
@@ -144,10 +147,10 @@ class DeltaStream:
         return len(self._choices)
 
     async def deltas(self) -> AsyncGenerator[list[Delta]]:
-        observers = [RequestObserver(self._metrics) for _ in self._jobs]
+        observers = [self._observers(job) for job in self._jobs]
         started = [False] * len(self._jobs)
         generators = [self._generate(job) for job in self._jobs]
-        async with aclosing(_merge(generators)) as merged, _ending(observers):
+        async with aclosing(_merge(generators)) as merged, _closing(observers):
             async for i, output in merged:
                 if output.error is not None:
                     raise RequestFailedError(f"the request failed in the engine: {output.error}")
@@ -155,7 +158,8 @@ class DeltaStream:
                     started[i] = True
                     self._count_prompt(output)
                 self._prompt_logprobs[i] = self._prompt_logprobs[i] or output.prompt_logprobs
-                observers[i].on_output(output, self._n)
+                for observer in observers[i]:
+                    observer.on_output(output, self._n)
                 deltas: list[Delta] = []
                 for out in output.outputs:
                     index = i * self._n + out.index
@@ -164,12 +168,22 @@ class DeltaStream:
                         deltas += [delta] if self._structure is None else self._structure(delta)
                 yield deltas
 
+    def _observers(self, job: Job) -> list[AnswerObserver]:
+        """Whoever looks on while one job runs: its caller's account, and what the server keeps figures with."""
+        return [AccountWatch(current_caller()), RequestObserver(self._metrics)]
+
     def _generate(self, job: Job) -> AsyncGenerator[RequestOutput]:
         prompt = TokensPrompt(prompt_token_ids=job.prompt_token_ids)
         if job.prompt_text is not None:
             prompt["prompt"] = job.prompt_text
+        caller = current_caller()
         return self._engine.generate(
-            prompt, job.params, job.request_id, priority=job.priority, cache_salt=job.cache_salt
+            prompt,
+            job.params,
+            job.request_id,
+            priority=caller.priority(job.priority),
+            cache_salt=caller.cache_salt(job.cache_salt),
+            terms=caller.terms(job.timeout_s),
         )
 
     def _count_prompt(self, output: RequestOutput) -> None:
@@ -230,12 +244,13 @@ class DeltaStream:
 
 
 @asynccontextmanager
-async def _ending(observers: Sequence[RequestObserver]) -> AsyncGenerator[None]:
+async def _closing(observers: Sequence[Sequence[AnswerObserver]]) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        for observer in observers:
-            observer.on_closed()
+        for those_of_job in observers:
+            for observer in those_of_job:
+                observer.on_closed()
 
 
 async def _merge(streams: Sequence[AsyncGenerator[RequestOutput]]) -> AsyncGenerator[tuple[int, RequestOutput]]:

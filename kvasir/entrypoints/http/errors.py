@@ -35,6 +35,27 @@ class MethodError(UserError):
     status = 405
 
 
+class ForbiddenError(UserError):
+    """The key is known and does not open this."""
+
+    status = 403
+    kind = "permission_error"
+
+
+class RateLimitError(CapacityError):
+    """The key has used up its rate."""
+
+    status = 429
+    kind = "rate_limit_error"
+
+
+class QuotaError(CapacityError):
+    """The key has used up its day or month."""
+
+    status = 429
+    kind = "insufficient_quota"
+
+
 class DrainingError(CapacityError):
     """The server has been asked to stop."""
 
@@ -45,6 +66,9 @@ _CODES: tuple[tuple[type[KvasirError], str], ...] = (
     (PromptTooLongError, "context_length_exceeded"),
     (UnauthorizedError, "invalid_api_key"),
     (QueueFullError, "rate_limit_exceeded"),
+    (RateLimitError, "rate_limit_exceeded"),
+    (QuotaError, "insufficient_quota"),
+    (ForbiddenError, "insufficient_scope"),
 )
 _INTERNAL = "the server failed on this request; its log has the details."
 

@@ -69,7 +69,7 @@ class GenerateRoute:
                 await reply.json(await answer.whole())
 
         try:
-            self._inflight.check_open()
+            self._inflight.check_admits()
             body = await read_body(scope, receive, self._settings.max_body_bytes, self._settings.body_timeout_s)
             await self._inflight.run(receive, work())
         except ClientGone:

@@ -1,20 +1,23 @@
 """Answers in the making: counted for /load, refused while draining, ended when the client hangs up or time is over."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from starlette.types import Receive
 
 from kvasir.entrypoints.http.errors import ClientGone, DrainingError
+from kvasir.errors import CapacityError
 
 
 class Inflight:
     """The answers one server is working on."""
 
-    def __init__(self) -> None:
+    def __init__(self, check_room: Callable[[], None] | None = None) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._check_room = check_room
         self.draining = False
+        self.paused = False
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -25,6 +28,19 @@ class Inflight:
                 "the server is shutting down and takes no new requests; ask another one or try again shortly.",
                 retry_after_s=5.0,
             )
+
+    def check_admits(self) -> None:
+        """Asked before a request's body is read.
+
+        Raises:
+            DrainingError: the server stops.
+            CapacityError: it is paused, or so much waits that the request would be refused anyway.
+        """
+        self.check_open()
+        if self.paused:
+            raise CapacityError("the server is paused and takes no new requests for now.", retry_after_s=5.0)
+        if self._check_room is not None:
+            self._check_room()
 
     async def run(self, receive: Receive, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` until it is done, its client has gone, or `abort_all`.

@@ -1,6 +1,7 @@
 """Taking an address and letting go of it. Imports nothing heavy: a taken port is found before anything is loaded."""
 
 import contextlib
+import ipaddress
 import os
 import socket
 import stat
@@ -72,9 +73,16 @@ def close(sock: socket.socket) -> None:
             os.unlink(path)
 
 
-def address(sock: socket.socket) -> str:
+def address(sock: socket.socket, tls: bool = False) -> str:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"http://{host}:{name[1]}"
+    return f"{'https' if tls else 'http'}://{host}:{name[1]}"
+
+
+def is_public(sock: socket.socket) -> bool:
+    """Whether other machines may reach it."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    return not ipaddress.ip_address(sock.getsockname()[0].split("%")[0]).is_loopback

@@ -1,17 +1,11 @@
-"""Request ids and API keys, for every route. Plain ASGI: they add no task and no buffer to a stream."""
+"""Request ids, for every route. Plain ASGI: no task and no buffer is added to a stream."""
 
-import hashlib
-import hmac
 import re
 import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kvasir.entrypoints.http.error_shapes import MESSAGES_PATH, shape_for
-from kvasir.errors import UnauthorizedError
-
-OPEN_PATHS = frozenset(("/health", "/ping"))
-"""Routes that need no key: load balancers have none. Everything else is closed, whatever is added later."""
+from kvasir.entrypoints.http.error_shapes import MESSAGES_PATH
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -52,29 +46,3 @@ class RequestIdMiddleware:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
-
-
-class ApiKeyMiddleware:
-    """`Authorization: Bearer KEY` or Anthropic's `x-api-key`, by digest in constant time. Closed by default."""
-
-    def __init__(self, app: ASGIApp, api_keys: tuple[str, ...]):
-        self._app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or route(scope) in OPEN_PATHS or self._allowed(_key(scope)):
-            await self._app(scope, receive, send)
-            return
-        error = UnauthorizedError("this server needs an API key: send the header 'Authorization: Bearer KEY'.")
-        response = shape_for(route(scope)).response(error, scope["kvasir.request_id"])
-        await response(scope, receive, send)
-
-    def _allowed(self, key: bytes) -> bool:
-        digest = hashlib.sha256(key.strip()).digest()
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them, always
-        return any(matches)
-
-
-def _key(scope: Scope) -> bytes:
-    scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
-    return key if scheme.lower() == b"bearer" else header(scope, b"x-api-key") or b""

@@ -18,9 +18,13 @@ _HTTP_STACK = ("kvasir.entrypoints.http.server", "uvloop")
 
 def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code: 0, or 1 when the engine died."""
+    from kvasir.entrypoints.http.guard.keys import load_ring
     from kvasir.entrypoints.http.structure import check_parsers
+    from kvasir.entrypoints.http.tls import make_tls
 
     check_parsers(server_args.tool_call_parser, server_args.reasoning_parser)
+    load_ring(server_args.api_keys(), server_args.admin_api_key, server_args.api_keys_file)
+    tls = make_tls(server_args)
     sock = bind(server_args.host, server_args.port, server_args.uds)
     signal.signal(signal.SIGTERM, _stop_starting)
     try:
@@ -41,7 +45,7 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process; later collections need not walk it
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(engine, settings, sock, server_args).run())
+        return runner.run(Server(engine, settings, sock, server_args, tls).run())
 
 
 def _start_engine(args: "EngineArgs") -> "AsyncLLM":

@@ -76,6 +76,7 @@ class SamplingFields(Struct, kw_only=True):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     request_id: Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+    timeout: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     user: str | None = None
 
     response_format: ResponseFormat | None = None

@@ -13,10 +13,12 @@ from starlette.applications import Starlette
 
 from kvasir.entrypoints.http.app import build_app
 from kvasir.entrypoints.http.engine_state import NoPollingInAccessLog
+from kvasir.entrypoints.http.guard.gate import Gate
 from kvasir.entrypoints.http.inflight import Inflight
-from kvasir.entrypoints.http.listener import BACKLOG, address, close
+from kvasir.entrypoints.http.listener import BACKLOG, address, close, is_public
 from kvasir.entrypoints.http.protocol import BoundedHttpProtocol
 from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.entrypoints.http.tls import CHECK_EVERY_S, Tls
 from kvasir.logger import get_logger
 from kvasir.observability import Metrics
 
@@ -33,6 +35,11 @@ _ALIVE_CHECK_S = 1.0
 def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
     return ServerSettings(
         api_keys=args.api_keys(),
+        admin_keys=tuple(args.admin_api_key),
+        api_keys_file=args.api_keys_file,
+        usage_db=args.usage_db,
+        public_metrics=args.public_metrics,
+        request_timeout_s=args.request_timeout,
         max_body_bytes=args.max_request_body,
         response_role=args.response_role,
         force_include_usage=args.enable_force_include_usage,
@@ -59,16 +66,25 @@ class _Uvicorn(uvicorn.Server):
 class Server:
     """One listening server: accept, answer, drain, stop."""
 
-    def __init__(self, engine: "AsyncLLM", settings: ServerSettings, sock: socket.socket, args: "ServerArgs"):
+    def __init__(
+        self,
+        engine: "AsyncLLM",
+        settings: ServerSettings,
+        sock: socket.socket,
+        args: "ServerArgs",
+        tls: Tls | None = None,
+    ):
         self._engine = engine
         self._metrics = Metrics(engine.config.model.served_model_name[0])
         engine.add_stats_listener(self._metrics.on_scheduler_stats)
         self._app = build_app(engine, settings, self._metrics)
         self._offers = "a page at /, OpenAI API under /v1" if settings.web_page else "OpenAI API under /v1"
+        self._gate: Gate = self._app.state.gate
+        self._tls = tls
         self._sock = sock
-        self._address = address(sock)
+        self._address = address(sock, tls is not None)
         self._shutdown_timeout = args.shutdown_timeout
-        self._uvicorn = _Uvicorn(_uvicorn_config(self._app, args))
+        self._uvicorn = _Uvicorn(_uvicorn_config(self._app, args, tls))
         self._signals = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -77,8 +93,10 @@ class Server:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._on_signal, signum)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._sock]))
-        helpers = [asyncio.create_task(c) for c in (self._announce(), self._watch_engine(), self._log_stats())]
+        chores = (self._announce(), self._watch_engine(), self._log_stats(), self._gate.run(), self._watch_files())
+        helpers = [asyncio.create_task(c) for c in chores]
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -91,6 +109,7 @@ class Server:
             for task in (*helpers, stopping):
                 task.cancel()
             close(self._sock)
+            await self._gate.close()
             self._engine.shutdown()
         logger.info("stopped")
         return 1 if died else 0
@@ -105,6 +124,17 @@ class Server:
         else:
             logger.info("%s: stopping", signal.Signals(signum).name)
             self._stop.set()
+
+    def _reload(self) -> None:
+        """SIGHUP: keys and certificates are read again; whatever is broken stays as it was."""
+        self._gate.reload()
+        if self._tls is not None:
+            self._tls.reload()
+
+    async def _watch_files(self) -> None:
+        while self._tls is not None:
+            await asyncio.sleep(CHECK_EVERY_S)
+            self._tls.reload_if_changed()
 
     async def _drain(self, inflight: Inflight) -> None:
         """New requests get 503 from here on, though the socket still answers: a balancer should see a sentence."""
@@ -126,6 +156,8 @@ class Server:
             await asyncio.sleep(0.005)
         names = ", ".join(self._engine.config.model.served_model_name)
         logger.info("serving %s on %s (%s)", names, self._address, self._offers)
+        if self._gate.is_open and is_public(self._sock):
+            logger.warning("no API key is set and others can reach %s: anybody may use the model", self._address)
 
     async def _watch_engine(self) -> None:
         """A server without an engine must not linger: ended with an exit code, it gets restarted."""
@@ -143,7 +175,7 @@ class Server:
                 logger.info("%s", line)
 
 
-def _uvicorn_config(app: Starlette, args: "ServerArgs") -> uvicorn.Config:
+def _uvicorn_config(app: Starlette, args: "ServerArgs", tls: Tls | None) -> uvicorn.Config:
     handlers = logging.getLogger("kvasir").handlers
     for name, level in (("uvicorn.error", logging.WARNING), ("uvicorn.access", logging.INFO)):
         log = logging.getLogger(name)
@@ -163,4 +195,5 @@ def _uvicorn_config(app: Starlette, args: "ServerArgs") -> uvicorn.Config:
         timeout_graceful_shutdown=int(_ABORT_GRACE_S),
         backlog=BACKLOG,
         server_header=False,
+        ssl_context_factory=None if tls is None else lambda config, default: tls.context,
     )

@@ -149,6 +149,7 @@ class Serving:
             show_prompt_logprobs=request.prompt_logprobs is not None,
             priority=request.priority or 0,
             cache_salt=request.cache_salt,
+            timeout_s=request.timeout,
         )
 
     def _answer(

@@ -9,7 +9,12 @@ class ServerSettings:
     """Limits and choices of one server.
 
     Attributes:
-        api_keys: any of them opens every route; empty means an open server.
+        api_keys: any of them opens every route but those of admins; without any key the server is open.
+        admin_keys: open those too, which exist only if there is one.
+        api_keys_file: more keys, with limits and scopes of their own.
+        usage_db: where counters of keys are kept; beside `api_keys_file` if that is given.
+        public_metrics: /metrics needs no key.
+        request_timeout_s: of requests that name none; 0.0: none.
         max_body_bytes: longer request bodies are answered with 413.
         body_timeout_s: how long a client may take to send its body.
         headers_wait_s: how long a stream waits for its first output before it sends its headers; an error within
@@ -26,7 +31,12 @@ class ServerSettings:
         allowed_origins: CORS origins; empty means that no CORS headers are sent.
     """
 
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    admin_keys: tuple[str, ...] = field(default=(), repr=False)
+    api_keys_file: str | None = None
+    usage_db: str | None = None
+    public_metrics: bool = False
+    request_timeout_s: float = 0.0
     max_body_bytes: int = 32 << 20
     body_timeout_s: float = 60.0
     headers_wait_s: float = 5.0

@@ -1,0 +1,1 @@
+"""What stands in front of every route: keys, scopes, rates, quotas, deadlines; and what is counted per key."""
