@@ -1,7 +1,7 @@
 """Chat messages to the text a model was trained on: its Jinja template, rendered in a sandbox.
 
 A template comes from a checkpoint or from a request, so it is foreign code: it runs in Jinja's immutable
-sandbox with its output bounded, and whatever it raises becomes a UserError that names its line.
+sandbox with its output and time bounded, and whatever it raises becomes a UserError that names its line.
 """
 
 import copy
@@ -13,14 +13,12 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
-from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from kvasir.errors import UserError
+from kvasir.tokenizer.template_sandbox import MAX_CHARS, Sandbox
 
-MAX_RENDERED_CHARS = 16 << 20
 MAX_TEMPLATE_CHARS = 1 << 20
 CONTINUE_MARK = "<kvasir-continues-here-7f3a>"
 
@@ -42,22 +40,6 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Also refuses `"x" * 10**9`: output is bounded as it is written, memory of one expression is not."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
-            if not all(isinstance(v, (int, float)) and abs(v) < 1 << 16 for v in (left, right)):
-                raise SecurityError("a chat template may not compute powers of large numbers")
-        else:
-            for many, times in ((left, right), (right, left)):
-                if hasattr(many, "__len__") and isinstance(times, int) and len(many) * times > MAX_RENDERED_CHARS:
-                    raise SecurityError(f"a chat template may not build more than {MAX_RENDERED_CHARS} items at once")
-        return super().call_binop(context, operator, left, right)
-
-
 def _tojson(
     value: Any,
     ensure_ascii: bool = False,
@@ -73,11 +55,12 @@ def _raise_exception(message: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> _Sandbox:
-    env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
+def _environment() -> Sandbox:
+    env = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
     env.filters["tojson"] = _tojson
     env.globals["raise_exception"] = _raise_exception
     env.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    env.bound_filters()
     return env
 
 
@@ -190,10 +173,11 @@ def _render_or_user_error(template: Any, names: dict[str, Any]) -> str:
 
 def _render(template: Any, names: dict[str, Any]) -> str:
     parts, size = [], 0
+    _environment().start()
     for part in template.generate(names):
         size += len(part)
-        if size > MAX_RENDERED_CHARS:
-            raise UserError(f"the rendered chat has more than {MAX_RENDERED_CHARS} characters.", param="messages")
+        if size > MAX_CHARS:
+            raise UserError(f"the rendered chat has more than {MAX_CHARS} characters.", param="messages")
         parts.append(part)
     return "".join(parts)
 

@@ -5,6 +5,14 @@ import ast
 from tests.architecture.tree import imported_modules, sources
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+FORBIDDEN_METHODS = {
+    ("torch", "load"): "weights come from safetensors only",
+    ("np", "load"): "it unpickles",
+    ("numpy", "load"): "it unpickles",
+    ("yaml", "load"): "use safe_load",
+    ("os", "system"): "a command line through a shell",
+    ("os", "popen"): "a command line through a shell",
+}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 
 
@@ -27,11 +35,10 @@ def test_no_call_that_runs_data():
                     found.append(f"{path}:{node.lineno} {node.func.id}")
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
                 owner = getattr(getattr(node.func, "value", None), "id", "")
-                safe = any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in node.keywords)
-                if (owner, name) == ("torch", "load") and not safe:
-                    found.append(f"{path}:{node.lineno} torch.load without weights_only=True")
-                if (owner, name) == ("yaml", "load"):
-                    found.append(f"{path}:{node.lineno} yaml.load; use safe_load")
+                if (owner, name) in FORBIDDEN_METHODS:
+                    found.append(f"{path}:{node.lineno} {owner}.{name}: {FORBIDDEN_METHODS[owner, name]}")
+                if any(k.arg == "shell" and getattr(k.value, "value", None) is True for k in node.keywords):
+                    found.append(f"{path}:{node.lineno} a command line through a shell")
     assert not found
 
 
