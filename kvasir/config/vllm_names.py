@@ -148,7 +148,7 @@ _ROWS = (
     _refused("middleware", "middleware is not loaded by name"),
     _refused("api_server_count", "one front process answers HTTP", 1),
     _refused("headless", _NO_MULTI, switch=True),
-    _refused("otlp_traces_endpoint", "traces are not exported yet; metrics are at /metrics"),
+    _ignored("collect_detailed_traces", "time by phase is part of every trace and of /metrics"),
     _refused("enable_log_outputs", "outputs are never logged", switch=True),
     _ignored("allow_credentials", "the server uses no cookies", switch=True),
     _ignored("disable_log_requests", "requests are not logged unless enable_log_requests is on", switch=True),

@@ -6,5 +6,18 @@ Knows nothing about: HTTP, who asked, what was said. No prompt and no answer eve
 """
 
 from kvasir.observability.metrics import FinishedRequestInfo, Metrics
+from kvasir.observability.observer import AnswerObserver, RequestInfo
+from kvasir.observability.stat_loggers import StatLogger, StatLoggers
+from kvasir.observability.timeline import Timelines
+from kvasir.observability.tracing import make_tracer
 
-__all__ = ["FinishedRequestInfo", "Metrics"]
+__all__ = [
+    "AnswerObserver",
+    "FinishedRequestInfo",
+    "Metrics",
+    "RequestInfo",
+    "StatLogger",
+    "StatLoggers",
+    "Timelines",
+    "make_tracer",
+]

@@ -2,11 +2,18 @@
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kvasir.messages import RequestOutput, SchedulerStats
 from kvasir.observability.recent import RecentAnswer, RecentAnswers
+from kvasir.observability.log_line import LogLine
+from kvasir.observability.observer import AnswerObserver, RequestInfo
+from kvasir.observability.timeline import Timeline, TimelineObserver, Timelines
+from kvasir.observability.tracing import TraceObserver, Tracer
 from kvasir.observability.values import Values
+
+if TYPE_CHECKING:
+    from kvasir.observability.stat_loggers import StatLoggers
 
 _SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
@@ -53,15 +60,25 @@ class FinishedRequestInfo:
     finish_time: float = 0.0
 
 
+class Queue(Protocol):
+    """What is told of those that wait."""
+
+    num_waiting_tokens: int
+    num_refused: int
+
+    def expected_wait_s(self) -> float: ...
+
+
 class Metrics:
     """Everything /metrics shows.
 
     Args:
         model_name: label of every sample.
         prefix: `kvasir:`, or `vllm:` for dashboards that were made for it.
+        queue: asked when the figures are shown.
     """
 
-    def __init__(self, model_name: str, prefix: str = "kvasir:"):
+    def __init__(self, model_name: str, prefix: str = "kvasir:", queue: Queue | None = None):
         v = self._values = Values(prefix, {"model_name": model_name, "engine": "0"})
         v.gauge("num_requests_running", "Requests in the running batch.")
         v.gauge("num_requests_waiting", "Requests waiting for a place in it.")
@@ -72,6 +89,19 @@ class Metrics:
         v.counter("prompt_tokens_cached", "Those of them that came from the prefix cache.")
         v.counter("generation_tokens", "Tokens generated.")
         v.counter("num_preemptions", "Times a running request was put back to make room.")
+        v.counter("recomputed_tokens", "Tokens computed again because their request was put back.")
+        v.gauge("num_waiting_tokens", "Prompt tokens of requests that have no token out yet.")
+        v.gauge("expected_queue_wait_seconds", "Time until all that wait now have their first token, at this pace.")
+        v.counter("requests_refused", "Requests refused because too much waits.")
+        self._steps = v.labelled_counter(
+            "engine_steps", "phase", ("prefill", "decode"), "Engine steps, by what they did."
+        )
+        self._step_seconds = v.labelled_counter(
+            "engine_step_seconds",
+            "phase",
+            ("prefill", "decode", "schedule", "update"),
+            "Time in the worker by kind of step, and in the core before and after it.",
+        )
         v.counter("requests_hung_up", "Requests whose client went away before the end.")
         self._success = v.labelled_counter(
             "request_success", "finished_reason", FINISH_REASONS, "Answers that ended, by reason."
@@ -87,11 +117,24 @@ class Metrics:
         self._generation = v.histogram("request_generation_tokens", _TOKENS, "Tokens of an answer.")
         self._n = v.histogram("request_params_n", _ANSWERS, "Answers asked for by a request.")
         self._step_tokens = v.histogram("iteration_tokens_total", _STEP_TOKENS, "Tokens computed in one engine step.")
+        self._queue_time = v.histogram("request_queue_time_seconds", _LONG_SECONDS, "Arrival to being placed.")
+        self._prefill = v.histogram("request_prefill_time_seconds", _LONG_SECONDS, "Being placed to first token.")
+        self._inference = v.histogram("request_inference_time_seconds", _LONG_SECONDS, "Being placed to last token.")
+        self._computed = v.histogram(
+            "request_prefill_kv_computed_tokens", _TOKENS, "Prompt tokens of a request that were not in the cache."
+        )
+        self._max_tokens = v.histogram("request_params_max_tokens", _TOKENS, "max_tokens of a request.")
+        self._queue = queue
         self.line = LogLine()
         self.recent = RecentAnswers()
+        self.timelines = Timelines()
+        self.tracer: Tracer | None = None
+        self.stat_loggers: StatLoggers | None = None
 
     def on_scheduler_stats(self, stats: SchedulerStats) -> None:
         """Once a step."""
+        if self.stat_loggers is not None:
+            self.stat_loggers.on_scheduler_stats(stats)
         gauges, counters = self._values.gauges, self._values.counters
         gauges["num_requests_running"] = stats.num_running
         gauges["num_requests_waiting"] = stats.num_waiting
@@ -100,11 +143,43 @@ class Metrics:
         counters["prefix_cache_queries"] += stats.prefix_queries
         counters["prefix_cache_hits"] += stats.prefix_hits
         counters["num_preemptions"] += stats.num_preempted
-        if stats.num_scheduled_tokens:
-            self._step_tokens.observe(stats.num_scheduled_tokens)
+        counters["recomputed_tokens"] += stats.num_recomputed_tokens
+        self._on_steps(stats)
         self.line.stats = stats
+        self.line.num_preempted += stats.num_preempted
+        self.line.num_recomputed += stats.num_recomputed_tokens
         self.line.prefix_queries += stats.prefix_queries
         self.line.prefix_hits += stats.prefix_hits
+
+    def _on_steps(self, stats: SchedulerStats) -> None:
+        """A report may cover several steps; each then counts as one of their mean size."""
+        steps = stats.num_prefill_steps + stats.num_decode_steps
+        if steps:
+            self._step_tokens.observe(stats.num_scheduled_tokens / steps, steps)
+        self._steps["prefill"] += stats.num_prefill_steps
+        self._steps["decode"] += stats.num_decode_steps
+        for phase in ("prefill", "decode", "schedule", "update"):
+            self._step_seconds[phase] += getattr(stats, f"{phase}_s")
+
+    def watch(self, info: RequestInfo) -> list[AnswerObserver]:
+        """Those who look on while the prompt of `info` is answered, in the order in which they are told."""
+        timeline = self.timelines.add(info)
+        if info.params.max_tokens is not None:
+            self._max_tokens.observe(info.params.max_tokens)
+        observers: list[AnswerObserver] = [RequestObserver(self), TimelineObserver(timeline), _Phases(self, timeline)]
+        if self.tracer is not None:
+            observers.append(TraceObserver(self.tracer, timeline))
+        return observers
+
+    def on_phases(self, timeline: Timeline) -> None:
+        """Once a request that has been placed."""
+        phases = timeline.phases(timeline.finish_time)
+        self._queue_time.observe(phases["queue_s"])
+        self.line.queue_s.append(phases["queue_s"])
+        self._computed.observe(max(timeline.info.num_prompt_tokens - timeline.num_cached_tokens, 0))
+        if timeline.first_token_time:
+            self._prefill.observe(phases["prefill_s"])
+            self._inference.observe(max(timeline.finish_time - timeline.scheduled_time, 0.0))
 
     def on_prompt(self, num_tokens: int, num_cached: int, n: int) -> None:
         """Once a request, with its first output."""
@@ -126,11 +201,14 @@ class Metrics:
         later = num_tokens
         if ttft_s is not None:
             self._ttft.observe(max(ttft_s, 0.0))
+            self.line.ttft_s.append(ttft_s)
             later -= 1
         elif num_tokens:
             self._itl.observe(max(gap_s, 0.0) / num_tokens, later)
 
     def on_request_finished(self, info: FinishedRequestInfo) -> None:
+        if self.stat_loggers is not None:
+            self.stat_loggers.on_request_finished(info)
         reason = info.finish_reason
         self._success[reason] = self._success.get(reason, 0.0) + 1
         self._prompt.observe(info.num_prompt_tokens)
@@ -153,25 +231,19 @@ class Metrics:
 
     def render(self) -> bytes:
         """Prometheus text."""
+        if self._queue is not None:
+            self._values.gauges["num_waiting_tokens"] = self._queue.num_waiting_tokens
+            self._values.gauges["expected_queue_wait_seconds"] = self._queue.expected_wait_s()
+            self._values.counters["requests_refused"] = self._queue.num_refused
         return self._values.render()
 
 
-class AnswerObserver(Protocol):
-    """Looks on while the answers to one prompt are made."""
-
-    def on_output(self, output: RequestOutput, n: int) -> None:
-        """A DELTA output; `n` answers were asked for."""
-
-    def on_closed(self) -> None:
-        """Nobody reads on: what has not finished by now never will."""
-
-
 class RequestObserver:
-    """Turns the DELTA outputs of one request into metrics; `metrics` None makes it do nothing."""
+    """Turns the DELTA outputs of one request into metrics."""
 
     __slots__ = ("_arrival", "_first", "_last", "_metrics", "_prompt_tokens", "_recent", "_tokens")
 
-    def __init__(self, metrics: Metrics | None):
+    def __init__(self, metrics: Metrics):
         self._metrics = metrics
         self._arrival = 0.0
         self._prompt_tokens = -1
@@ -182,8 +254,6 @@ class RequestObserver:
 
     def on_output(self, output: RequestOutput, n: int) -> None:
         metrics = self._metrics
-        if metrics is None:
-            return
         now = output.metrics.last_token_time or time.time()
         if self._prompt_tokens < 0:
             self._arrival = output.metrics.arrival_time or now
@@ -235,33 +305,17 @@ class RequestObserver:
         recent.finish_reason, recent.finish_time = reason, now
 
 
-class LogLine:
-    """Sums since the last line."""
+class _Phases:
+    """Observes how long a request was in each phase, once it is over; comes after the observer of its timeline."""
 
-    def __init__(self) -> None:
-        self.stats = SchedulerStats()
-        self.prompt_tokens = 0
-        self.generation_tokens = 0
-        self.prefix_queries = 0
-        self.prefix_hits = 0
-        self._since = time.monotonic()
-        self._was_quiet = True
+    __slots__ = ("_metrics", "_timeline")
 
-    def take(self) -> str | None:
-        """The line for the time since the last call; None when nothing happened, twice in a row."""
-        now = time.monotonic()
-        seconds = max(now - self._since, 1e-9)
-        stats = self.stats
-        quiet = not (self.prompt_tokens or self.generation_tokens or stats.num_running or stats.num_waiting)
-        usage = 100.0 * stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0
-        hits = 100.0 * self.prefix_hits / self.prefix_queries if self.prefix_queries else 0.0
-        line = (
-            f"prompt {self.prompt_tokens / seconds:.0f} tok/s, "
-            f"generation {self.generation_tokens / seconds:.0f} tok/s, "
-            f"running {stats.num_running}, waiting {stats.num_waiting}, "
-            f"KV cache {usage:.1f} %, prefix hits {hits:.1f} %"
-        )
-        said_enough = quiet and self._was_quiet
-        self._since, self._was_quiet = now, quiet
-        self.prompt_tokens = self.generation_tokens = self.prefix_queries = self.prefix_hits = 0
-        return None if said_enough else line
+    def __init__(self, metrics: Metrics, timeline: Timeline):
+        self._metrics, self._timeline = metrics, timeline
+
+    def on_output(self, output: RequestOutput, n: int) -> None:
+        """The timeline has it."""
+
+    def on_closed(self) -> None:
+        if self._timeline.scheduled_time:
+            self._metrics.on_phases(self._timeline)

@@ -158,6 +158,8 @@ CHANGES = {
     "disable_log_stats": True,
     "log_stats_interval_s": 5.0,
     "enable_log_requests": True,
+    "metrics_prefix": "vllm",
+    "otlp_traces_endpoint": "http://localhost:4318",
 }
 # Fixed by this version or by the machine, or they choose the model itself.
 UNCHANGEABLE = {"model", "tokenizer", "revision", "tokenizer_revision", "hf_overrides", "trust_remote_code"} | {

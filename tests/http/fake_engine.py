@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from kvasir.engine.admission import Admission, AdmissionLimits
 from kvasir.engine.terms import NO_TERMS, RequestTerms
 from kvasir.errors import EngineDeadError, KvasirError
 from kvasir.messages import (
     CompletionOutput,
+    EngineCoreOutput,
     Logprob,
     Prompt,
     RequestMetrics,
@@ -143,9 +145,14 @@ class FakeEngine:
                 served_model_name=self.served_model_name, max_model_len=self.max_model_len, max_logprobs=20
             ),
             observability=SimpleNamespace(
-                disable_log_stats=False, log_stats_interval_s=10.0, enable_log_requests=False
+                disable_log_stats=False,
+                log_stats_interval_s=10.0,
+                enable_log_requests=False,
+                metrics_prefix="kvasir",
+                otlp_traces_endpoint=None,
             ),
         )
+        self.admission = Admission(AdmissionLimits(1 << 40, 1 << 40))
         self.stats_listeners: list[Callable[[SchedulerStats], None]] = []
 
     @property
@@ -165,6 +172,9 @@ class FakeEngine:
 
     async def reset_prefix_cache(self) -> bool:
         return self.running == 0
+
+    def add_output_listener(self, listener: Callable[[EngineCoreOutput], None]) -> None:
+        """The script has no core."""
 
     async def call(self, name: str, **args: Any) -> Any:
         return {"name": name, "args": args}

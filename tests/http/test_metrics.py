@@ -62,7 +62,9 @@ def test_scheduler_figures_and_the_log_line() -> None:
     metrics = Metrics("m", prefix="vllm:")
     assert metrics.line.take() is None, "nothing happened, nothing is said"
     metrics.on_scheduler_stats(SchedulerStats(2, 1, 10, 4, prefix_queries=100, prefix_hits=25, num_preempted=1))
-    metrics.on_scheduler_stats(SchedulerStats(3, 0, 10, 5, prefix_queries=0, prefix_hits=0, num_scheduled_tokens=7))
+    metrics.on_scheduler_stats(
+        SchedulerStats(3, 0, 10, 5, prefix_queries=0, prefix_hits=0, num_scheduled_tokens=7, num_decode_steps=1)
+    )
     found = samples(metrics)
     assert found["vllm:num_requests_running", ""] == 3 and found["vllm:kv_cache_usage_perc", ""] == 0.5
     assert found["vllm:prefix_cache_queries_total", ""] == 100 and found["vllm:prefix_cache_hits_total", ""] == 25

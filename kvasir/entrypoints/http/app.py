@@ -73,6 +73,7 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
         Route("/metrics", system.metrics),
         Route("/load", system.load),
         Route(PATH, EngineStateRoute(serving, inflight, metrics).show),
+        Route("/v1/requests/{request_id}/timeline", system.timeline),
         Route("/openapi.json", system.openapi),
         *AdminRoutes(engine, inflight, gate).routes(),
     ]

@@ -1,6 +1,7 @@
 """Engine outputs -> what each choice gained: the one stream from which every answer is rendered."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from kvasir.entrypoints.http.guard.caller import current_caller
 from kvasir.entrypoints.http.guard.watch import AccountWatch
 from kvasir.errors import CapacityError, RequestFailedError
 from kvasir.messages import CompletionOutput, Logprob, RequestOutput, SamplingParams, TokensPrompt
-from kvasir.observability.metrics import AnswerObserver, Metrics, RequestObserver
+from kvasir.observability import AnswerObserver, Metrics, RequestInfo
 
 if TYPE_CHECKING:
     from kvasir.engine.async_llm import AsyncLLM
@@ -170,7 +171,21 @@ class DeltaStream:
 
     def _observers(self, job: Job) -> list[AnswerObserver]:
         """Whoever looks on while one job runs: its caller's account, and what the server keeps figures with."""
-        return [AccountWatch(current_caller()), RequestObserver(self._metrics)]
+        caller = current_caller()
+        watchers: list[AnswerObserver] = [AccountWatch(caller)]
+        if self._metrics is not None:
+            info = RequestInfo(
+                job.request_id,
+                time.time(),
+                len(job.prompt_token_ids),
+                job.params,
+                job.request_id.rsplit("-", 2)[0],  # as the client knows it
+                caller.account.key.name,
+                "text_completion" if caller.path == "/v1/completions" else "chat",
+                caller.traceparent,
+            )
+            watchers += self._metrics.watch(info)
+        return watchers
 
     def _generate(self, job: Job) -> AsyncGenerator[RequestOutput]:
         prompt = TokensPrompt(prompt_token_ids=job.prompt_token_ids)

@@ -1,5 +1,6 @@
 """/openapi.json, made from the request structs."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,8 @@ _GETS = {
     "/metrics": "Prometheus text.",
     "/load": "Answers in the making.",
     "/v1/engine/state": "The engine at this moment: counts, requests, KV blocks. For the live page.",
+    "/v1/requests/{request_id}/timeline": "What happened to a recent request, and when.",
+    "/v1/usage": "What this key has used, and its limits.",
 }
 _POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "/v1/chat/completions": (ChatCompletionRequest, "Chat, streamed or whole."),
@@ -45,7 +48,7 @@ _POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
 def openapi() -> dict[str, Any]:
     structs = [struct for struct, _ in _POSTS.values()]
     refs, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
-    paths: dict[str, Any] = {path: {"get": _operation(text)} for path, text in _GETS.items()}
+    paths: dict[str, Any] = {path: {"get": _operation(text, path)} for path, text in _GETS.items()}
     for (path, (_, text)), ref in zip(_POSTS.items(), refs, strict=True):
         body = {"required": True, "content": {"application/json": {"schema": ref}}}
         paths[path] = {"post": {**_operation(text), "requestBody": body}}
@@ -60,5 +63,8 @@ def openapi() -> dict[str, Any]:
     }
 
 
-def _operation(summary: str) -> dict[str, Any]:
-    return {"summary": summary, "responses": {"200": {"description": "OK"}, "default": {"description": "An error."}}}
+def _operation(summary: str, path: str = "") -> dict[str, Any]:
+    responses = {"200": {"description": "OK"}, "default": {"description": "An error."}}
+    names = re.findall(r"\{(\w+)\}", path)
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    return {"summary": summary, "responses": responses, **({"parameters": parameters} if parameters else {})}

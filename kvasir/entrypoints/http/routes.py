@@ -13,6 +13,7 @@ from kvasir import __version__
 from kvasir.entrypoints.http.body import decode, read_body
 from kvasir.entrypoints.http.error_shapes import ErrorShape, OpenAIErrors
 from kvasir.entrypoints.http.errors import ClientGone, error_response, log_unexpected
+from kvasir.entrypoints.http.guard.caller import current_caller
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.openapi import openapi
 from kvasir.entrypoints.http.prompts import RenderedPrompt
@@ -26,7 +27,7 @@ from kvasir.entrypoints.http.schema import (
 )
 from kvasir.entrypoints.http.serving import Serving
 from kvasir.entrypoints.http.settings import ServerSettings
-from kvasir.errors import UserError
+from kvasir.errors import NotFoundError, UserError
 from kvasir.messages import SamplingParams
 from kvasir.observability import Metrics
 
@@ -143,6 +144,18 @@ class SystemRoutes:
 
     async def load(self, request: Request) -> Response:
         return json_response({"server_load": len(self._inflight)})
+
+    async def timeline(self, request: Request) -> Response:
+        """Of the latest requests; a key sees its own, an admin's all."""
+        name, key = request.path_params["request_id"], current_caller().account.key
+        found = self._metrics.timelines.find(name) if self._metrics is not None else []
+        found = [t for t in found if t.info.tenant == key.name or key.opens("admin")]
+        if not found:
+            return error_response(NotFoundError(f"nothing is known of request {name!r:.200}; the latest are kept."))
+        now = time.time()
+        return json_response(
+            {"id": name, "object": "request.timeline", "prompts": [timeline.report(now) for timeline in found]}
+        )
 
     async def metrics(self, request: Request) -> Response:
         body = b"" if self._metrics is None else self._metrics.render()

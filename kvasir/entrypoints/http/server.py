@@ -20,7 +20,7 @@ from kvasir.entrypoints.http.protocol import BoundedHttpProtocol
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.entrypoints.http.tls import CHECK_EVERY_S, Tls
 from kvasir.logger import get_logger
-from kvasir.observability import Metrics
+from kvasir.observability import Metrics, StatLoggers, make_tracer
 
 if TYPE_CHECKING:
     from kvasir.config import ServerArgs
@@ -57,6 +57,22 @@ def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
     )
 
 
+def make_metrics(engine: "AsyncLLM") -> Metrics:
+    """Everything that looks on while the engine works, listening to it.
+
+    Raises:
+        ConfigError: traces are asked for and OpenTelemetry is not installed.
+    """
+    settings, name = engine.config.observability, engine.config.model.served_model_name[0]
+    metrics = Metrics(name, settings.metrics_prefix + ":", engine.admission)
+    metrics.tracer = make_tracer(settings.otlp_traces_endpoint, name)
+    plugins = StatLoggers(name)
+    metrics.stat_loggers = plugins if len(plugins) else None
+    engine.add_stats_listener(metrics.on_scheduler_stats)
+    engine.add_output_listener(metrics.timelines.on_core_output)
+    return metrics
+
+
 class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -75,8 +91,7 @@ class Server:
         tls: Tls | None = None,
     ):
         self._engine = engine
-        self._metrics = Metrics(engine.config.model.served_model_name[0])
-        engine.add_stats_listener(self._metrics.on_scheduler_stats)
+        self._metrics = make_metrics(engine)
         self._app = build_app(engine, settings, self._metrics)
         self._offers = "a page at /, OpenAI API under /v1" if settings.web_page else "OpenAI API under /v1"
         self._gate: Gate = self._app.state.gate
@@ -110,6 +125,8 @@ class Server:
                 task.cancel()
             close(self._sock)
             await self._gate.close()
+            if self._metrics.tracer is not None:
+                await asyncio.to_thread(self._metrics.tracer.close)
             self._engine.shutdown()
         logger.info("stopped")
         return 1 if died else 0
