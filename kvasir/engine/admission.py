@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kvasir.errors import CapacityError, QueueFullError
+from kvasir.errors import CapacityError, DeadlineError, QueueFullError
 
 MAX_RETRY_AFTER_S = 60.0
 _MEMORY_S = 10.0
@@ -106,7 +106,7 @@ class Admission:
 
         Raises:
             QueueFullError: too many requests or tokens wait, or they would for too long.
-            TooLateError: it could not be answered in time.
+            TooLateError, DeadlineError: it could not be answered in time, or its time is over.
         """
         try:
             self._check(num_answers, num_tokens, left_s)
@@ -127,6 +127,8 @@ class Admission:
                 f"the prompts of waiting requests have {self.num_waiting_tokens} tokens and {num_tokens} more would "
                 f"pass the bound of {limits.max_queued_tokens} (--max-queued-tokens). Try again later."
             )
+        if left_s is not None and left_s <= 0.0:
+            raise DeadlineError("the request's time was up before it could be queued; give it more.")
         wait_s = self.expected_wait_s()
         if limits.max_wait_s and wait_s > limits.max_wait_s:
             raise QueueFullError(
@@ -135,7 +137,7 @@ class Admission:
             )
         if left_s is not None and wait_s > left_s:
             raise TooLateError(
-                f"a new request would wait about {wait_s:.1f} s and this one has {max(left_s, 0.0):.1f} s left. "
+                f"a new request would wait about {wait_s:.1f} s and this one has {left_s:.1f} s left. "
                 "Give it more time or try again later."
             )
 

@@ -166,7 +166,11 @@ class Metrics:
         timeline = self.timelines.add(info)
         if info.params.max_tokens is not None:
             self._max_tokens.observe(info.params.max_tokens)
-        observers: list[AnswerObserver] = [RequestObserver(self), TimelineObserver(timeline), _Phases(self, timeline)]
+        observers: list[AnswerObserver] = [
+            RequestObserver(self, info.params.n),
+            TimelineObserver(timeline),
+            _Phases(self, timeline),
+        ]
         if self.tracer is not None:
             observers.append(TraceObserver(self.tracer, timeline))
         return observers
@@ -223,7 +227,10 @@ class Metrics:
 
     def on_hang_up(self) -> None:
         self._values.counters["requests_hung_up"] += 1
-        self._success["abort"] += 1
+
+    def on_unfinished(self, reason: str, num_answers: int) -> None:
+        """Answers that ended early: their client left, their time was up, or they failed."""
+        self._success[reason] += num_answers
 
     def totals(self) -> dict[str, float]:
         """Every counter without labels, since the server's start."""
@@ -241,10 +248,13 @@ class Metrics:
 class RequestObserver:
     """Turns the DELTA outputs of one request into metrics."""
 
-    __slots__ = ("_arrival", "_first", "_last", "_metrics", "_prompt_tokens", "_recent", "_tokens")
+    __slots__ = (
+        "_arrival", "_first", "_last", "_metrics", "_n", "_num_finished", "_prompt_tokens", "_recent", "_tokens",
+    )  # fmt: skip
 
-    def __init__(self, metrics: Metrics):
+    def __init__(self, metrics: Metrics, n: int):
         self._metrics = metrics
+        self._n, self._num_finished = n, 0
         self._arrival = 0.0
         self._prompt_tokens = -1
         self._first: dict[int, float] = {}
@@ -271,6 +281,7 @@ class RequestObserver:
                 self._last[index] = now
                 self._tokens[index] = self._tokens.get(index, 0) + count
             if answer.finish_reason is not None:
+                self._num_finished += 1
                 recent = self._recent.pop(index, None) or metrics.recent.add(self._answer(output, index))
                 self._end(recent, answer.finish_reason, now)
                 metrics.on_request_finished(
@@ -284,11 +295,12 @@ class RequestObserver:
                     )
                 )
 
-    def on_closed(self) -> None:
-        """Nobody will read on: what has not finished never will."""
+    def on_closed(self, reason: str) -> None:
         for recent in self._recent.values():
-            self._end(recent, "abort", time.time())
+            self._end(recent, reason, time.time())
         self._recent.clear()
+        if unfinished := self._n - self._num_finished:
+            self._metrics.on_unfinished(reason, unfinished)
 
     def _answer(self, output: RequestOutput, index: int) -> RecentAnswer:
         return RecentAnswer(
@@ -316,6 +328,6 @@ class _Phases:
     def on_output(self, output: RequestOutput, n: int) -> None:
         """The timeline has it."""
 
-    def on_closed(self) -> None:
+    def on_closed(self, reason: str) -> None:
         if self._timeline.scheduled_time:
             self._metrics.on_phases(self._timeline)

@@ -34,5 +34,5 @@ class AnswerObserver(Protocol):
     def on_output(self, output: RequestOutput, n: int) -> None:
         """A DELTA output; `n` answers were asked for."""
 
-    def on_closed(self) -> None:
-        """Nobody reads on: what has not finished by now never will."""
+    def on_closed(self, reason: str) -> None:
+        """Nobody reads on: what has not finished by now never will, for `reason` (abort or error)."""

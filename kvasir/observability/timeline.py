@@ -157,6 +157,6 @@ class TimelineObserver:
                 if not self._left:
                     timeline.finish_time = output.metrics.last_token_time
 
-    def on_closed(self) -> None:
+    def on_closed(self, reason: str) -> None:
         if not self.timeline.finish_time:
-            self.timeline.finish_time, self.timeline.finish_reason = time.time(), "abort"
+            self.timeline.finish_time, self.timeline.finish_reason = time.time(), reason

@@ -4,6 +4,7 @@ The SDK is an extra (`pip install 'kvasir-llm[tracing]'`), imported only when --
 are made when a request has ended, from the times that its timeline has, so a stream pays nothing for them.
 """
 
+import threading
 from typing import Any
 
 from kvasir.errors import ConfigError
@@ -78,9 +79,10 @@ class Tracer:
         return {name: value for name, value in found.items() if value is not None}
 
     def close(self) -> None:
-        """Sends what is left, within a second or two."""
-        self._provider.force_flush(2_000)
-        self._provider.shutdown()
+        """Sends what is left. A collector that does not answer holds a stop up for two seconds, not more."""
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(2.0)
 
 
 class TraceObserver:
@@ -94,7 +96,7 @@ class TraceObserver:
     def on_output(self, output: RequestOutput, n: int) -> None:
         """The timeline has it."""
 
-    def on_closed(self) -> None:
+    def on_closed(self, reason: str) -> None:
         self._tracer.on_finished(self._timeline)
 
 
@@ -117,5 +119,5 @@ def make_tracer(endpoint: str | None, model_name: str) -> Tracer | None:
         ) from None
     url = endpoint if endpoint.rstrip("/").endswith("/v1/traces") else endpoint.rstrip("/") + "/v1/traces"
     provider = TracerProvider(resource=Resource.create({"service.name": "kvasir"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url)))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=5)))
     return Tracer(provider, model_name)

@@ -3,7 +3,7 @@
 import pytest
 
 from kvasir.engine.admission import Admission, AdmissionLimits, TooLateError
-from kvasir.errors import QueueFullError
+from kvasir.errors import DeadlineError, QueueFullError
 from kvasir.testing.clock import ManualClock
 
 BIG = 1 << 40
@@ -59,6 +59,8 @@ def test_the_wait_is_measured_while_somebody_waits():
     admission.check(left_s=60.0)
     with pytest.raises(TooLateError, match=r"this one has 1\.0 s left"):
         admission.check(left_s=1.0)
+    with pytest.raises(DeadlineError, match="before it could be queued"):
+        admission.check(left_s=-0.1)
 
 
 def test_a_queue_that_stands_still_looks_ever_longer():

@@ -42,7 +42,7 @@ def output(text_tokens: list[int], at: float, finish: str | None = None) -> Requ
 
 def test_one_request() -> None:
     metrics = Metrics("m")
-    observer = RequestObserver(metrics)
+    observer = RequestObserver(metrics, 1)
     observer.on_output(output([5], 100.5), 1)
     observer.on_output(output([6, 7], 100.7), 1)  # two tokens that came merged share their gap
     observer.on_output(output([8], 101.5, "length"), 1)

@@ -54,7 +54,7 @@ def one_request(metrics: Metrics, **more: object) -> None:
     for observer in observers:
         observer.on_output(output("r", 6, 110.0, 104.0, "stop"), 1)
     for observer in observers:
-        observer.on_closed()
+        observer.on_closed("abort")
 
 
 # ---- timelines
@@ -262,3 +262,22 @@ def test_steps_and_what_waits() -> None:
     assert line is not None
     assert "first token p50 4.0 s p99 4.0 s (in the queue p99 3.0 s)" in line
     assert "preempted 1 (9 tokens computed again)" in line
+
+
+def test_answers_that_end_early_are_counted_by_why(server: LiveServer) -> None:
+    from kvasir.errors import DeadlineError, RequestFailedError
+    from tests.http.fake_engine import Script
+
+    def count(reason: str) -> float:
+        text = CLIENT.get(server.url + "/metrics").text
+        [value] = re.findall(rf'request_success_total{{[^}}]*finished_reason="{reason}"[^}}]*}} (\S+)', text)
+        return float(value)
+
+    for error, status, reason in (
+        (DeadlineError("time is up"), 504, "abort"),
+        (RequestFailedError("a bug"), 500, "error"),
+    ):
+        before = count(reason)
+        server.engine.script = Script(text="x" * 90, fail_after=4, fail_with=error)
+        response = CLIENT.post(server.url + CHAT, json={**ASK, "n": 2})
+        assert response.status_code == status and count(reason) == before + 2

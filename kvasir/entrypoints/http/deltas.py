@@ -10,7 +10,7 @@ import msgspec
 
 from kvasir.entrypoints.http.guard.caller import current_caller
 from kvasir.entrypoints.http.guard.watch import AccountWatch
-from kvasir.errors import CapacityError, RequestFailedError
+from kvasir.errors import CapacityError, EngineError, RequestFailedError
 from kvasir.messages import CompletionOutput, Logprob, RequestOutput, SamplingParams, TokensPrompt
 from kvasir.observability import AnswerObserver, Metrics, RequestInfo
 
@@ -260,12 +260,16 @@ class DeltaStream:
 
 @asynccontextmanager
 async def _closing(observers: Sequence[Sequence[AnswerObserver]]) -> AsyncGenerator[None]:
+    reason = "abort"
     try:
         yield
+    except EngineError:
+        reason = "error"
+        raise
     finally:
         for those_of_job in observers:
             for observer in those_of_job:
-                observer.on_closed()
+                observer.on_closed(reason)
 
 
 async def _merge(streams: Sequence[AsyncGenerator[RequestOutput]]) -> AsyncGenerator[tuple[int, RequestOutput]]:

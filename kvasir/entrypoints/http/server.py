@@ -126,7 +126,7 @@ class Server:
             close(self._sock)
             await self._gate.close()
             if self._metrics.tracer is not None:
-                await asyncio.to_thread(self._metrics.tracer.close)
+                self._metrics.tracer.close()
             self._engine.shutdown()
         logger.info("stopped")
         return 1 if died else 0

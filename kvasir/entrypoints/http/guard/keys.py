@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from kvasir.errors import ConfigError
+from kvasir.logger import log_once
 
 Scope = Literal["inference", "metrics", "admin"]
 MAX_FILE_BYTES = 16 << 20
@@ -143,6 +145,8 @@ def _read(path: str) -> list[tuple[ApiKey, list[bytes]]]:
 
     try:
         data = Path(path).read_bytes()
+        if Path(path).stat().st_mode & 0o077 and b"key:" in data:
+            log_once(__name__, logging.WARNING, f"others on this machine can read the secrets in {path}: chmod 600 it")
         if len(data) > MAX_FILE_BYTES:
             raise ConfigError(f"--api-keys-file {path}: has {len(data)} bytes, the bound is {MAX_FILE_BYTES}.")
         file = msgspec.convert(yaml.safe_load(data), _File)

@@ -25,9 +25,12 @@ class AccountWatch:
             self._account.charge(Counts(prompt_tokens=prompt, cached_tokens=output.num_cached_tokens))
         self._tokens += sum(len(answer.token_ids) for answer in output.outputs)
         if self._tokens >= _CHARGE_EVERY:
-            self.on_closed()
+            self._charge()
 
-    def on_closed(self) -> None:
+    def on_closed(self, reason: str) -> None:
+        self._charge()
+
+    def _charge(self) -> None:
         if self._tokens:
             self._account.charge(Counts(completion_tokens=self._tokens))
             self._tokens = 0
