@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from kvasir.messages import RequestOutput, SchedulerStats
-from kvasir.observability.recent import RecentAnswer, RecentAnswers
 from kvasir.observability.log_line import LogLine
 from kvasir.observability.observer import AnswerObserver, RequestInfo
+from kvasir.observability.recent import RecentAnswer, RecentAnswers
 from kvasir.observability.timeline import Timeline, TimelineObserver, Timelines
 from kvasir.observability.tracing import TraceObserver, Tracer
 from kvasir.observability.values import Values

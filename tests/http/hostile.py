@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from kvasir.entrypoints.http.schema import REQUESTS
+from kvasir.entrypoints.http.openapi import POSTS
 
 HUGE_NUMBERS = [
     "1e308",
@@ -30,6 +30,12 @@ ASK = [{"role": "user", "content": "Hi"}]
 VALID: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": ASK, "max_tokens": 2},
     "/v1/completions": {"prompt": "Hi", "max_tokens": 2},
+    "/v1/responses": {"input": "Hi", "max_output_tokens": 16},
+    "/v1/responses/input_tokens": {"input": "Hi"},
+    "/v1/messages": {"messages": ASK, "max_tokens": 2},
+    "/v1/messages/count_tokens": {"messages": ASK},
+    "/v1/chat/completions/render": {"messages": ASK},
+    "/v1/completions/render": {"prompt": "Hi"},
     "/tokenize": {"prompt": "Hi"},
     "/detokenize": {"tokens": [72]},
 }
@@ -70,7 +76,7 @@ def corpus(size: int, seed: int = 0) -> list[Case]:
 
 def _fields() -> Iterator[tuple[str, str]]:
     """Every field of every request that the server knows, so that new ones are tried by themselves."""
-    for path, cls in REQUESTS.items():
+    for path, (cls, _) in POSTS.items():
         for f in msgspec.structs.fields(cls):
             yield path, f.encode_name
 

@@ -237,7 +237,7 @@ def test_recent_answers_are_bounded_and_those_cut_off_are_said_to_be() -> None:
         engine.script = Script(fail_after=3, fail_with=EngineDeadError("gone"))
         assert http.post("/v1/chat/completions", json=ASK).status_code == 503
         last = http.get("/v1/engine/state").json()["recent"][-1]
-        assert last["finish_reason"] == "abort" and last["num_output_tokens"] == 3 and last["finish_time"] > 0
+        assert last["finish_reason"] == "error" and last["num_output_tokens"] == 3 and last["finish_time"] > 0
 
 
 def test_polling_stays_out_of_the_access_log() -> None:

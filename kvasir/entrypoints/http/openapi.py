@@ -30,7 +30,8 @@ _GETS = {
     "/v1/requests/{request_id}/timeline": "What happened to a recent request, and when.",
     "/v1/usage": "What this key has used, and its limits.",
 }
-_POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
+# What can be posted: its body, and what it is for.
+POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "/v1/chat/completions": (ChatCompletionRequest, "Chat, streamed or whole."),
     "/v1/completions": (CompletionRequest, "Text completion, streamed or whole."),
     "/v1/responses": (ResponsesRequest, "OpenAI's Responses API: created, streamed, or started in the background."),
@@ -46,10 +47,10 @@ _POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
 
 @cache
 def openapi() -> dict[str, Any]:
-    structs = [struct for struct, _ in _POSTS.values()]
+    structs = [struct for struct, _ in POSTS.values()]
     refs, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     paths: dict[str, Any] = {path: {"get": _operation(text, path)} for path, text in _GETS.items()}
-    for (path, (_, text)), ref in zip(_POSTS.items(), refs, strict=True):
+    for (path, (_, text)), ref in zip(POSTS.items(), refs, strict=True):
         body = {"required": True, "content": {"application/json": {"schema": ref}}}
         paths[path] = {"post": {**_operation(text), "requestBody": body}}
     return {
