@@ -192,6 +192,19 @@ def test_without_keys_everybody_shares_one_name(server: LiveServer) -> None:
     assert server.engine.seen[0].terms.tenant == "" and server.engine.seen[0].terms.deadline == 0.0
 
 
+def test_a_stored_response_belongs_to_its_key(keys_file: str) -> None:
+    with serving(FakeEngine(), ServerSettings(api_keys_file=keys_file)) as live:
+        made = post(live, ALICE, {"input": "Hi", "max_output_tokens": 20}, "/v1/responses").json()
+        url = f"{live.url}/v1/responses/{made['id']}"
+        assert CLIENT.get(url, headers=bearer(BOB)).status_code == 404
+        assert CLIENT.delete(url, headers=bearer(BOB)).status_code == 404
+        follow = {"input": "And?", "previous_response_id": made["id"], "max_output_tokens": 20}
+        assert post(live, BOB, follow, "/v1/responses").status_code == 404
+        assert post(live, ALICE, follow, "/v1/responses").status_code == 200
+        assert CLIENT.get(url, headers=bearer(ROOT)).status_code == 200
+        assert CLIENT.delete(url, headers=bearer(ALICE)).status_code == 200
+
+
 # ---- rates and quotas
 
 

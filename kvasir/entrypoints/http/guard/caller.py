@@ -46,6 +46,10 @@ class Caller:
             return asked
         return f"{self.account.key.name}:{asked or ''}"
 
+    def may_see(self, owner: str) -> bool:
+        """Whether what belongs to the key named `owner` may be shown to this one."""
+        return self.account.key.name == owner or self.account.key.opens("admin")
+
 
 _CURRENT: ContextVar[Caller] = ContextVar("kvasir.caller")
 

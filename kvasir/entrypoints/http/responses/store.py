@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from kvasir.entrypoints.http.guard.caller import current_caller
 from kvasir.entrypoints.http.responses.format import ResponseFormat
 from kvasir.entrypoints.http.schema import ChatMessage
 from kvasir.errors import NotFoundError, UserError
@@ -67,6 +68,7 @@ class Record:
     """One response: running (`fmt` knows its state) or final (`final` is its JSON).
 
     Attributes:
+        owner: name of the key that asked for it; others do not see it.
         messages: what the next response of the conversation has to know, without this one's output.
         log: of a background response.
     """
@@ -75,6 +77,7 @@ class Record:
         self, fmt: ResponseFormat, input_items: list[dict[str, Any]], messages: list[ChatMessage], log: EventLog | None
     ):
         self.response_id = fmt.response_id
+        self.owner = current_caller().account.key.name
         self.input_items = input_items
         self.messages = messages
         self.log = log
@@ -141,10 +144,10 @@ class ResponseStore:
         self._shrink()
 
     def get(self, response_id: str) -> Record:
-        """Raises NotFoundError."""
+        """Raises NotFoundError, also for what belongs to another key."""
         self._shrink()
         found = self._records.get(response_id)
-        if found is None:
+        if found is None or not current_caller().may_see(found[2].owner):
             raise NotFoundError(
                 f"there is no response {response_id!r:.100} here: it was not stored, was deleted, or is older than "
                 f"{self._ttl_s:g} s (--responses-ttl); responses do not outlive the server.",
