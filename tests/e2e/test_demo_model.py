@@ -18,7 +18,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "plain": dict(async_scheduling=False, max_num_seqs=64),
     "overlapped": dict(async_scheduling=True, max_num_seqs=64),
     "chunks of 32": dict(max_num_batched_tokens=32, max_num_seqs=16),
-    "preempted": dict(num_gpu_blocks_override=160, max_model_len=2048, max_num_seqs=64),
+    "preempted": dict(num_gpu_blocks_override=160, max_model_len=2048, max_num_seqs=64, forecast_kv_growth=False),
     "no prefix cache": dict(enable_prefix_caching=False, max_num_seqs=64),
     "priority": dict(scheduling_policy="priority", max_num_seqs=16),
 }

@@ -14,9 +14,13 @@ WAYS = {
     "plain": dict(async_scheduling=False),
     "overlapped": dict(async_scheduling=True),
     "chunks of 16": dict(max_num_batched_tokens=16, async_scheduling=True),
-    "small pool": dict(num_gpu_blocks_override=11, max_model_len=160, async_scheduling=True),
+    "small pool": dict(num_gpu_blocks_override=11, max_model_len=160, forecast_kv_growth=False, async_scheduling=True),
     "small pool, chunks, plain": dict(
-        num_gpu_blocks_override=11, max_model_len=160, max_num_batched_tokens=32, async_scheduling=False
+        num_gpu_blocks_override=11,
+        max_model_len=160,
+        forecast_kv_growth=False,
+        max_num_batched_tokens=32,
+        async_scheduling=False,
     ),
     "no prefix cache": dict(enable_prefix_caching=False, async_scheduling=True),
     "blocks of 8": dict(block_size=8, async_scheduling=True),

@@ -18,8 +18,10 @@ WAYS = {
     "plain": dict(async_scheduling=False),
     "overlapped": dict(async_scheduling=True),
     "chunks": dict(async_scheduling=True, max_num_batched_tokens=16),
-    "preempted": dict(async_scheduling=True, num_gpu_blocks_override=16, max_model_len=160),
-    "preempted plain": dict(async_scheduling=False, num_gpu_blocks_override=16, max_model_len=160),
+    "preempted": dict(async_scheduling=True, num_gpu_blocks_override=16, max_model_len=160, forecast_kv_growth=False),
+    "preempted plain": dict(
+        async_scheduling=False, num_gpu_blocks_override=16, max_model_len=160, forecast_kv_growth=False
+    ),
 }
 
 
