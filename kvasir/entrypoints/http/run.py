@@ -35,7 +35,7 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     try:
         from kvasir.entrypoints.http.server import Server, settings_of
 
-        settings = settings_of(server_args, engine)
+        server = Server(engine, settings_of(server_args, engine), sock, server_args, tls)
         listen(sock)
     except BaseException:
         engine.shutdown()
@@ -45,7 +45,7 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process; later collections need not walk it
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(engine, settings, sock, server_args, tls).run())
+        return runner.run(server.run())
 
 
 def _start_engine(args: "EngineArgs") -> "AsyncLLM":
