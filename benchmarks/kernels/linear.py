@@ -100,7 +100,7 @@ def main() -> None:
             job.start()
         for job in jobs:
             job.join()
-    from kvasir.ops.triton.skinny_linear import skinny_linear
+    from kvasir.ops.triton.skinny_linear import skinny_config, skinny_linear
 
     torch.manual_seed(0)
     for model, name, rows in itertools.product(args.models, SHAPES["qwen3-0.6b"], args.rows):
@@ -121,7 +121,7 @@ def main() -> None:
         taken = seconds(lambda: [F.linear(x, w) for w in weights]) / copies
         show(taken, error_of(F.linear(x, weights[0])), by="library")
         found = []
-        for config in variants() if args.sweep else [default_config(n, k, rows)]:
+        for config in variants() if args.sweep else [skinny_config(n, k)]:
             try:
                 taken = seconds(lambda: [skinny_linear(x, w, None, config) for w in weights], 5) / copies
                 found.append((taken, error_of(skinny_linear(x, weights[0], None, config)), config))
@@ -130,12 +130,6 @@ def main() -> None:
         for taken, wrong, config in sorted(found, key=lambda f: f[0])[: 4 if args.sweep else 1]:
             show(taken, wrong, by="kvasir", **vars(config))
         del weights
-
-
-def default_config(n: int, k: int, rows: int):
-    from kvasir.ops.triton.skinny_linear import SkinnyConfig
-
-    return SkinnyConfig(64, 128, 1, 4, 4)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Compiled:
         return int(found.group(1))
 
 
-class _Card:
+class Card:
     """sm_90 as far as compiling goes."""
 
     def get_current_target(self) -> GPUTarget:
@@ -77,6 +77,6 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Compiled]]:
         kernels.append(Compiled(self.fn.__name__, kernel))
         return kernel
 
-    monkeypatch.setattr(driver, "_active", _Card())
+    monkeypatch.setattr(driver, "_active", Card())
     monkeypatch.setattr(JITFunction, "run", compile_only)
     return lambda: kernels

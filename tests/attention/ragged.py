@@ -1,6 +1,6 @@
 """Random ragged steps over a paged cache, the same step laid out for any backend, and a float64 oracle."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -88,17 +88,25 @@ def make_step(
     )
 
 
+ORACLE_SCORES = 1 << 24  # scores held at once, so that a row of thousands of tokens fits anywhere
+
+
 def expected(step: Step, scale: float, window: int | None = None, cap: float | None = None) -> torch.Tensor:
-    """[T, H, D] float64: what any backend must compute, without a cache or a batch."""
+    """[T, H, D] float64: what any backend must compute, without a cache or a batch; on a card where there is one."""
     output = torch.zeros(step.query.shape, dtype=torch.float64)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     start = 0
     for row, query_len in enumerate(step.batch.query_lens):
         if query_len == 0:
             continue
-        key, value = step.keys[row].double(), step.values[row].double()
-        mask = visible(query_len, key.shape[0], window)
-        query = step.query[start : start + query_len].double()
-        output[start : start + query_len] = attend(query, key, value, mask, scale, cap)
+        key, value = step.keys[row].to(device).double(), step.values[row].to(device).double()
+        mask = visible(query_len, key.shape[0], window, device)
+        query = step.query[start : start + query_len].to(device).double()
+        size = max(1, ORACLE_SCORES // (query.shape[1] * key.shape[0]))
+        for part in range(0, query_len, size):
+            rows = slice(part, min(part + size, query_len))
+            answer = attend(query[rows], key, value, mask[rows], scale, cap)
+            output[start + rows.start : start + rows.stop] = answer.cpu()
         start += query_len
     return output
 
@@ -149,8 +157,12 @@ def run_backend(
     *,
     device: str = "cpu",
     poison: bool = True,
+    last: list[int] | None = None,
 ) -> torch.Tensor:
-    """[T, H, D] from a backend; unused slots of the cache hold NaN when `poison` is set."""
+    """[T, H, D] from a backend; unused slots of the cache hold NaN when `poison` is set.
+
+    With `last`, [B, H, D]: only of the last tokens of those rows.
+    """
     shape, batch = step.shape, step.batch
     cache_shape = backend.kv_cache_shape(step.num_blocks, shape.block_size, shape.num_kv_heads, shape.head_size)
     cache = torch.full(cache_shape, float("nan") if poison else 0.0, dtype=step.query.dtype, device=device)
@@ -158,12 +170,15 @@ def run_backend(
     moved = AttentionBatch(
         **{name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in vars(batch).items()}
     )
+    if last is not None:
+        moved = replace(moved, last_rows=torch.tensor(last, dtype=torch.int64, device=device))
     need = need_of(step, device, window, cap)
     metadata = backend.make_builder(need).build(moved)
     impl = backend.make_impl(shape.num_heads, shape.head_size, scale, shape.num_kv_heads, window, cap)
     key, value = step.new(step.keys).to(device), step.new(step.values).to(device)
-    output = impl.forward(step.query.to(device), key, value, cache, metadata)
-    assert output.shape == step.query.shape
+    tokens = None if last is None else moved.query_start_loc[1:][moved.last_rows].long() - 1
+    output = impl.forward(step.query.to(device), key, value, cache, metadata, last=tokens)
+    assert output.shape[0] == (step.query.shape[0] if last is None else len(last))
     assert output.dtype == step.query.dtype
     return output.cpu()
 

@@ -89,3 +89,10 @@ def test_backends_agree_with_the_reference_over_many_steps(seed: int) -> None:
     window = int(torch.randint(1, 80, (1,), generator=generator))
     reference = run_backend(ReferenceBackend, step, 0.1, window)
     torch.testing.assert_close(run_backend(CpuBackend, step, 0.1, window), reference, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_only_last_tokens(backend: type) -> None:
+    step = make_step([(9, 1), (40, 1), (3, 5), (0, 7)], Shape(), torch.float32, 5)
+    got = run_backend(backend, step, 0.2, last=[0, 3])
+    torch.testing.assert_close(got.double(), expected(step, 0.2)[[0, 13]], atol=2e-5, rtol=2e-5)

@@ -35,6 +35,15 @@ def test_ragged_steps(kind: str, window: int | None) -> None:
     check(make_step(random_lens(kind, 3, longest=60), Shape(), torch.float32, 3), window)
 
 
+@pytest.mark.parametrize("window", [None, 6])
+def test_only_last_tokens(window: int | None) -> None:
+    """As rows that decode, whatever they are: of the last layer no more is wanted."""
+    step = make_step([(9, 1), (40, 1), (3, 5), (0, 7), (130, 20)], Shape(), torch.float32, 5)
+    got = run_backend(TritonBackend, step, 0.2, window, last=[1, 2, 4])
+    want = expected(step, 0.2, window)[[1, 6, 33]]
+    torch.testing.assert_close(got.double(), want, atol=2e-5, rtol=2e-5)
+
+
 @pytest.mark.parametrize("lens", [[(9, 1), (130, 1), (3, 5), (0, 7)], [(0, 7)], [(200, 1), (0, 0)]])
 def test_rows_that_only_the_device_knows(lens: list[tuple[int, int]]) -> None:
     """A captured step: decode and prefill kernels both see all rows, and each takes its own."""
