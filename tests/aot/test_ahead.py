@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from triton.runtime import driver
 
 from kvasir.compilation import CompileAhead
