@@ -11,6 +11,8 @@
     │   └── DeadlineError        the caller's own time is up                    (HTTP 504)
     └── EngineError          our fault or the machine's                         (HTTP 500)
         ├── EngineDeadError      the core or a worker is gone                   (HTTP 503)
+        │   └── EngineRestartingError    it is being started again
+        ├── DeviceFaultError     the device can do nothing any more; a new process has to open it
         └── RequestFailedError   one request failed inside the engine, the others go on
 
 A message names the value, the bound, and what to do about it.
@@ -86,5 +88,13 @@ class EngineDeadError(EngineError):
     kind = "engine_dead"
 
 
-class RequestFailedError(EngineError):
+class EngineRestartingError(EngineDeadError):
+    retry_after_s = 2.0
+
+
+class DeviceFaultError(EngineError):
     pass
+
+
+class RequestFailedError(EngineError):
+    """Sending the same request again would most likely fail again."""

@@ -1,7 +1,11 @@
-"""Composition root of the core ring: configuration -> EngineCore; `python -m kvasir.assembly.core FD` serves one."""
+"""Composition root of the core ring: configuration -> EngineCore.
+
+`python -m kvasir.assembly.core FD HEARTBEAT_FD [--standby]` serves one.
+"""
 
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 
 import msgspec
@@ -19,15 +23,24 @@ from kvasir.scheduler import GrowthForecast, Scheduler, SchedulerSettings
 from kvasir.structured.backend import Backend
 from kvasir.structured.compiler import GrammarCompiler
 from kvasir.structured.core import GrammarGate
+from kvasir.utils.heartbeat import Heartbeat, Phase
 
 WORKER_FACTORY = "kvasir.assembly.worker:make_worker"
+STANDBY = "--standby"
+"""Argument of a core process that has to wait for its settings: it uses the time for its imports."""
 
 
 class CoreSettings(msgspec.Struct):
-    """The first frame of a core process. `epoch` tells its words from those of the core it replaces."""
+    """The first frame of a core process.
+
+    Attributes:
+        epoch: tells its words from those of the core it replaces.
+        known_num_blocks: the memory plan of that core, so that it is not measured again; 0 at the first start.
+    """
 
     config: KvasirConfig
     epoch: int = 0
+    known_num_blocks: int = 0
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
@@ -37,7 +50,14 @@ class CoreSettings(msgspec.Struct):
         return msgspec.json.decode(frame, type=cls)
 
 
-def make_core(config: KvasirConfig, *, epoch: int = 0, executor: Executor | None = None) -> EngineCore:
+def make_core(
+    config: KvasirConfig,
+    *,
+    epoch: int = 0,
+    executor: Executor | None = None,
+    heartbeat: Heartbeat | None = None,
+    known_num_blocks: int = 0,
+) -> EngineCore:
     """Builds the engine core; `executor` replaces the real one in tests."""
 
     def make_scheduler(ready: Ready) -> Scheduler:
@@ -58,10 +78,11 @@ def make_core(config: KvasirConfig, *, epoch: int = 0, executor: Executor | None
 
     grammars = GrammarGate(GrammarCompiler(lambda: _make_grammar_backend(config)))
     return EngineCore(
-        executor or _make_executor(config),
+        executor or _make_executor(config, heartbeat, known_num_blocks),
         make_scheduler,
         overlap=config.scheduler.async_scheduling,
         epoch=epoch,
+        heartbeat=heartbeat,
         masks=grammars,
     )
 
@@ -77,24 +98,36 @@ def _make_grammar_backend(config: KvasirConfig) -> Backend:
     return GuidanceBackend(read_vocabulary(tokenizer, shape.vocab_size, shape.eos_token_ids))
 
 
-def _make_executor(config: KvasirConfig) -> Executor:
+def _make_executor(config: KvasirConfig, heartbeat: Heartbeat | None, known_num_blocks: int) -> Executor:
+    def beat(phase: Phase | None) -> None:
+        if heartbeat is not None:
+            heartbeat.beat(phase)
+
     def make_worker() -> LocalWorker:
         started = time.perf_counter()
-        envs.let_waiting_threads_sleep()
-        module, _, name = WORKER_FACTORY.partition(":")
-        factory = getattr(import_module(module), name)
-        return factory(config, started)
+        return _worker_factory()(config, started, beat, known_num_blocks)
 
     threaded = config.device.device == "cpu" and config.scheduler.async_scheduling
     return UniProcExecutor(make_worker, threaded=threaded)
 
 
-def main() -> int:
-    def make(frame: bytes) -> EngineCore:
-        settings = CoreSettings.decode(frame)
-        return make_core(settings.config, epoch=settings.epoch)
+def _worker_factory() -> Callable[..., LocalWorker]:
+    """Imports the worker ring, which takes most of a start."""
+    envs.let_waiting_threads_sleep()
+    module, _, name = WORKER_FACTORY.partition(":")
+    return getattr(import_module(module), name)
 
-    return run_core(int(sys.argv[1]), make)
+
+def main() -> int:
+    def make(frame: bytes, heartbeat: Heartbeat) -> EngineCore:
+        settings = CoreSettings.decode(frame)
+        return make_core(
+            settings.config, epoch=settings.epoch, heartbeat=heartbeat, known_num_blocks=settings.known_num_blocks
+        )
+
+    if STANDBY in sys.argv:
+        _worker_factory()
+    return run_core(int(sys.argv[1]), int(sys.argv[2]), make)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Composition root of the front: options -> resolved configuration -> engine."""
 
+from pathlib import Path
 from typing import Any
 
-from kvasir.assembly.core import CoreSettings, make_core
+from kvasir import envs
+from kvasir.assembly.core import STANDBY, CoreSettings, make_core
 from kvasir.assembly.facts import gather_facts
 from kvasir.assembly.pairs import RequestPairs
 from kvasir.assembly.resolve import NEUTRAL, Resolved, resolve
@@ -12,7 +14,10 @@ from kvasir.engine.async_llm import AsyncLLM
 from kvasir.engine.client import InProcessClient, ProcessClient
 from kvasir.engine.input import InputProcessor
 from kvasir.engine.llm_engine import LLMEngine
-from kvasir.engine.restart import Restart
+from kvasir.engine.supervisor.budget import RestartBudget
+from kvasir.engine.supervisor.incidents import Incidents
+from kvasir.engine.supervisor.supervisor import Supervisor
+from kvasir.engine.supervisor.watch import Deadlines
 from kvasir.logger import get_logger
 from kvasir.messages import Ready
 from kvasir.structured.front import StructuredStage
@@ -22,7 +27,6 @@ from kvasir.utils.startup import StartupReport
 logger = get_logger(__name__)
 
 CORE_MODULE = "kvasir.assembly.core"
-START_TIMEOUT_S = 1800.0
 _CORE_PHASE = "engine core"
 
 
@@ -49,28 +53,41 @@ def make_async_llm(args: EngineArgs) -> AsyncLLM:
     report = StartupReport.begin()
     resolved = resolve(args, usage="server", facts=gather_facts(args))
     report.mark("configuration")
-
-    def start_core(epoch: int) -> ProcessClient:
-        return ProcessClient(CORE_MODULE, CoreSettings(resolved.config, epoch).encode())
-
-    client = start_core(epoch=0)
+    supervisor = _make_supervisor(resolved.config)
+    supervisor.launch()
     try:
         tokenizer = _tokenizer(resolved)
         report.mark("tokenizer (the core starts meanwhile)")
-        ready = client.wait_ready(START_TIMEOUT_S)
+        ready = supervisor.wait_ready()
     except BaseException:
-        client.kill()
+        supervisor.client.kill()
         raise
     report.mark(_CORE_PHASE)
     _log_start(report, ready)
+    supervisor.facts = {"model": resolved.config.model.served_model_name[0], "device": ready.device}
     return AsyncLLM(
         resolved.config,
-        client,
+        supervisor,
         ready,
         _input_processor(resolved, ready, tokenizer),
         tokenizer,
         default_sampling_params(resolved.config),
-        Restart(start_core, resolved.config.supervision.max_core_restarts, START_TIMEOUT_S),
+    )
+
+
+def _make_supervisor(config: KvasirConfig) -> Supervisor:
+    options, num_slots = config.supervision, config.scheduler.max_num_seqs
+
+    def settings(epoch: int, known: Ready | None) -> bytes:
+        return CoreSettings(config, epoch, 0 if known is None else known.num_blocks).encode()
+
+    return Supervisor(
+        lambda: ProcessClient(CORE_MODULE, num_slots),
+        settings,
+        RestartBudget(options.max_core_restarts),
+        Deadlines(options.engine_load_timeout, options.engine_compile_timeout, options.engine_iteration_timeout),
+        Incidents(Path(options.incident_dir or envs.CACHE_DIR.value + "/incidents").expanduser()),
+        (lambda: ProcessClient(CORE_MODULE, num_slots, STANDBY)) if options.standby_core else None,
     )
 
 

@@ -99,7 +99,9 @@ def resolve(args: EngineArgs, *, usage: Usage = "offline", facts: Facts | None =
             **{name: value[name] for name in ("cudagraph_mode", "cudagraph_capture_sizes", "cudagraph_mixed_sizes")},
         ),
         observability=args.section(ObservabilityConfig),
-        supervision=args.section(SupervisionConfig),
+        supervision=replace(
+            args.section(SupervisionConfig), engine_iteration_timeout=value["engine_iteration_timeout"]
+        ),
         structured=args.section(StructuredConfig),
     )
     check_pairs(config)
@@ -149,6 +151,7 @@ def _decide(args: EngineArgs, shape: ModelShape, facts: Facts, *, offline: bool)
         graphs,
         compilation.cudagraph_capture_sizes(args.cudagraph_capture_sizes, graphs.value, seqs.value),
         compilation.cudagraph_mixed_sizes(args.cudagraph_mixed_sizes, graphs.value, budget.value),
+        machine.engine_iteration_timeout(args.engine_iteration_timeout, facts),
         memory.kv_cache_memory(
             args.kv_cache_memory,
             shape=shape,

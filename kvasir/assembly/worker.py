@@ -3,6 +3,7 @@
 Made by dotted name (`kvasir.assembly.worker:make_worker`), so that the core ring never imports torch.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,15 +18,27 @@ from kvasir.logger import get_logger
 from kvasir.models.interface import ModelBuild
 from kvasir.platforms import detect
 from kvasir.structured.worker import TokenMaskProcessor
+from kvasir.utils.heartbeat import Phase
 from kvasir.worker.worker import ModelLoad, StartupLog, Worker, WorkerSettings
 
 logger = get_logger(__name__)
 
 
-def make_worker(config: KvasirConfig, started: float) -> Worker:
-    """Wires a worker from the resolved configuration; `started` is when importing this module began."""
-    log = StartupLog(since=started)
-    log.mark("import torch and kernels")
+def make_worker(
+    config: KvasirConfig,
+    started: float,
+    beat: Callable[[Phase | None], None] = lambda phase: None,
+    known_num_blocks: int = 0,
+) -> Worker:
+    """Wires a worker from the resolved configuration.
+
+    Args:
+        started: when importing this module began.
+        beat: told of each piece of progress while the worker starts.
+        known_num_blocks: see WorkerSettings.
+    """
+    log = StartupLog(since=started, beat=beat)
+    log.mark("import torch and kernels", then=Phase.LOAD)
     shape = load_model_shape(config.model.model_path, config.model.hf_overrides)
     dtype = getattr(torch, config.model.dtype)
     platform = detect(config.device.device)
@@ -44,7 +57,10 @@ def make_worker(config: KvasirConfig, started: float) -> Worker:
             dtype=dtype, device=device, attention_backend=backend, max_model_len=config.model.max_model_len
         )
         model = build_model(shape, parts)
-        return ModelLoad(model, lambda: fill_model(model, shape, parts, path, load_format, config.model.seed))
+        seed = config.model.seed
+        return ModelLoad(
+            model, lambda: fill_model(model, shape, parts, path, load_format, seed, progress=lambda: beat(None))
+        )
 
     settings = WorkerSettings(
         dtype=dtype,
@@ -61,5 +77,6 @@ def make_worker(config: KvasirConfig, started: float) -> Worker:
         cudagraph_mode=CudagraphMode(config.compilation.cudagraph_mode),
         cudagraph_decode_sizes=tuple(config.compilation.cudagraph_capture_sizes),
         cudagraph_mixed_sizes=tuple(config.compilation.cudagraph_mixed_sizes),
+        known_num_blocks=known_num_blocks,
     )
     return Worker(settings, platform, shape, select_backend, build, log=log, masks=TokenMaskProcessor(device))

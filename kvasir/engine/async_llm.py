@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Self
 
 from kvasir.config import EngineArgs, KvasirConfig
@@ -12,10 +12,12 @@ from kvasir.engine.client import ProcessClient
 from kvasir.engine.fanout import fan_out
 from kvasir.engine.input import InputProcessor, prompt_text
 from kvasir.engine.output import OutputProcessor, RequestOutputCollector
-from kvasir.engine.restart import Restart
 from kvasir.engine.slow_checks import SlowChecks
+from kvasir.engine.supervisor.death import Death
+from kvasir.engine.supervisor.quarantine import Quarantine
+from kvasir.engine.supervisor.supervisor import Recovery, Supervisor
 from kvasir.engine.terms import NO_TERMS, RequestTerms
-from kvasir.errors import DeadlineError, EngineDeadError, KvasirError, RequestFailedError
+from kvasir.errors import DeadlineError, EngineDeadError, EngineRestartingError, RequestFailedError
 from kvasir.logger import get_logger
 from kvasir.messages import (
     Control,
@@ -28,11 +30,13 @@ from kvasir.messages import (
     SchedulerStats,
 )
 from kvasir.tokenizer import Tokenizer
+from kvasir.utils.heartbeat import digest
 
 logger = get_logger(__name__)
 
 StatsListener = Callable[[SchedulerStats], None]
 OutputListener = Callable[[EngineCoreOutput], None]
+RecoveryListener = Callable[[Recovery], None]
 
 
 class AsyncLLM:
@@ -48,15 +52,13 @@ class AsyncLLM:
     def __init__(
         self,
         config: KvasirConfig,
-        client: ProcessClient,
+        supervisor: Supervisor,
         ready: Ready,
         input_processor: InputProcessor,
         tokenizer: Tokenizer | None,
         default_sampling_params: dict[str, Any] | None = None,
-        restart: Restart | None = None,
     ):
         self.config = config
-        self.client = client
         self.ready = ready
         self.tokenizer = tokenizer
         self.default_sampling_params = default_sampling_params or {}
@@ -67,11 +69,13 @@ class AsyncLLM:
         self._slow_checks = SlowChecks()
         self._output = OutputProcessor(tokenizer)
         self.admission = Admission(_limits(config))
-        self._restart = restart
+        self._supervisor = supervisor
+        self._quarantine = Quarantine()
         self._is_up = True  # False while a new core starts
         self._reader: asyncio.Task[None] | None = None
         self._stats_listeners: list[StatsListener] = []
         self._output_listeners: list[OutputListener] = []
+        self._recovery_listeners: list[RecoveryListener] = []
         self._closing = False
         self._connecting = asyncio.Lock()
 
@@ -126,7 +130,7 @@ class AsyncLLM:
             for child in children:
                 self._output.add_request(child.request, text, child.params, child.parent, child.index, queue)
                 sent.append(child.request.request_id)
-                self._send(child.request)
+                self._submit(child.request)
             while not finished:
                 output = await queue.get()
                 if expiry.passed:
@@ -150,14 +154,17 @@ class AsyncLLM:
         self._abort([request_id])
 
     def _abort(self, request_ids: list[str]) -> None:
-        aborted = self._output.abort(request_ids)
-        if aborted.to_abort:
-            self._send(Control("abort", {"request_ids": aborted.to_abort}))
+        self._end_in_core(self._output.abort(request_ids).to_abort)
 
-    def _send(self, message: EngineCoreRequest | Control) -> None:
-        """To the core, if there is one: a new core is told of every live request, and of no other."""
-        if self._is_up and self.is_alive:
-            self.client.send(message)
+    def _submit(self, request: EngineCoreRequest) -> None:
+        """To the core, if there is one and it may have the request now; it is sent later otherwise."""
+        if self._is_up and self.is_alive and self._quarantine.offer(request.request_id):
+            self.client.send(request)
+
+    def _end_in_core(self, request_ids: list[str]) -> None:
+        if request_ids and self._is_up and self.is_alive:
+            self.client.send(Control("abort", {"request_ids": request_ids}))
+            self._release()
 
     def check_room(self, num_answers: int = 1, deadline: float = 0.0) -> None:
         """Refuses what `generate` would refuse, before anything is spent on a prompt.
@@ -185,7 +192,16 @@ class AsyncLLM:
         """Raises EngineDeadError when the core is gone, or is being started again."""
         await self._ensure_reading()  # a death is noticed from the first question on, not from the first request
         if not self._is_up:
-            raise EngineDeadError("The engine core died and is being started again; running requests go on then.")
+            raise EngineRestartingError("The engine core died and is being started again; running requests go on then.")
+
+    async def check_ready(self) -> None:
+        """Raises EngineDeadError when a new request would have to wait for more than its turn."""
+        await self.check_health()
+        if self._quarantine.active:
+            raise EngineRestartingError(
+                f"The engine looks for the request that ended its core, among {self._quarantine.num_suspects}; new "
+                "requests wait until it is found."
+            )
 
     def _check_alive(self) -> None:
         if not self.is_alive:
@@ -199,6 +215,14 @@ class AsyncLLM:
         """`listener` sees each message of the core before it is processed (metrics)."""
         self._output_listeners.append(listener)
 
+    def add_recovery_listener(self, listener: RecoveryListener) -> None:
+        """`listener` is told of each core that replaced another."""
+        self._recovery_listeners.append(listener)
+
+    @property
+    def client(self) -> ProcessClient:
+        return self._supervisor.client
+
     async def _ensure_reading(self) -> None:
         self._check_alive()
         async with self._connecting:
@@ -208,48 +232,63 @@ class AsyncLLM:
 
     async def _read(self) -> None:
         """Reads until the core ends, starts it again while that is allowed, and goes on."""
-        while True:
-            why = await self._read_one_core()
-            if self._closing:
-                return
-            if not await self._start_again(why):
-                self._die(why)
-                return
-
-    async def _read_one_core(self) -> str:
-        """Until the core is gone; returns why."""
         try:
-            while (said := await self.client.receive()) is not None:
-                self._take(said)
+            while not self._closing:
+                death = await self._supervisor.run(self._take, pending=lambda: self._output.num_unfinished > 0)
+                if self._closing:
+                    return
+                self._is_up = False
+                why = await self._start_again(death)
+                if why is not None:
+                    self._die(f"{death} {why}")
+                    return
         except Exception as error:
-            logger.exception("reading from the engine core failed")
-            self.client.kill()
-            return f"Reading from the engine core failed: {error}"
-        code = self.client.wait_exit()
-        return f"The engine core has ended with exit code {code}."
+            logger.exception("supervision of the engine core failed")
+            self._supervisor.close()
+            self._die(f"Supervision of the engine core failed: {error}")
 
-    async def _start_again(self, why: str) -> bool:
-        """A new core takes over every live request where it stood; False when that is not to be."""
-        while self._restart is not None and self._restart.allowed():
-            self._is_up = False
-            logger.warning("%s It is started again; %d requests will go on.", why, self._output.num_unfinished)
-            started = time.monotonic()
-            try:
-                client = await asyncio.to_thread(self._restart.start)
-            except KvasirError as error:
-                why = f"{why} Starting it again failed: {error.message}"
-                continue
-            if self._closing:
-                client.kill()
-                return True
-            self.client = client
-            await client.connect()
-            for request in self._output.resume_requests(self._restart.epoch):
-                client.send(request)
-            self._is_up = True
-            logger.warning("the engine core is back after %.2f s", time.monotonic() - started)
-            return True
-        return False
+    async def _start_again(self, death: Death) -> str | None:
+        """A new core takes over every live request where it stood; returns why not, when that is not to be."""
+        noticed = time.monotonic()
+        live = self._output.num_tokens()
+        names = {digest(request_id): request_id for request_id in live}
+        in_flight = {names[d]: count for d, count in death.in_flight.items() if d in names}
+        ruling = self._quarantine.on_death(death.from_within, in_flight, live)
+        self._refuse(ruling.refused)
+        num_suspects = self._quarantine.num_suspects
+        await asyncio.to_thread(self._supervisor.record, death, ruling, in_flight, len(live), num_suspects)
+        why = await self._supervisor.restart(ruling)
+        if why is not None or self._closing:
+            return why
+        await self.client.connect()
+        resumed = self._output.resume_requests(self._supervisor.epoch)
+        self._is_up = True
+        for request in resumed:
+            self._submit(request)
+        self._release()  # those on trial may have left while there was no core
+        recovery = Recovery(death.cause.value, time.monotonic() - noticed, len(ruling.refused))
+        for listener in self._recovery_listeners:
+            listener(recovery)
+        held = f"; {num_suspects} are under suspicion, the others wait for them" if self._quarantine.active else ""
+        logger.warning(
+            "the engine core is back after %.2f s, %d requests go on%s", recovery.seconds, len(resumed), held
+        )
+        return None
+
+    def _refuse(self, request_ids: Sequence[str]) -> None:
+        for request_id in request_ids:
+            logger.error("request %s ended the core twice while it ran alone, and is refused", request_id)
+            self._output.fail(
+                [request_id],
+                "This request ended the engine twice while it ran alone, so it is refused; all others go on. Please "
+                f"report it, with the incident files of the server, under the id {request_id}.",
+            )
+
+    def _release(self) -> None:
+        """Sends what was held back and may go now."""
+        if self._quarantine.active:
+            for request_id in self._quarantine.note(self._output.num_tokens()):
+                self.client.send(self._output.resumed(request_id))
 
     def _take(self, said: EngineCoreOutput) -> None:
         for listener in self._output_listeners:
@@ -257,9 +296,8 @@ class AsyncLLM:
         if said.stats is not None:
             for stats_listener in self._stats_listeners:
                 stats_listener(said.stats)
-        processed = self._output.process(said)
-        if processed.to_abort:
-            self._send(Control("abort", {"request_ids": processed.to_abort}))
+        self._end_in_core(self._output.process(said).to_abort)
+        self._release()
 
     def _die(self, why: str) -> None:
         self.is_alive = False
@@ -267,17 +305,15 @@ class AsyncLLM:
         logger.error("%s %d requests are lost.", why, self._output.num_unfinished)
         self._output.fail_all(why)
 
-    def shutdown(self) -> None:
-        """Ends the core process. Idempotent."""
+    def shutdown(self, timeout_s: float = 10.0) -> None:
+        """Ends the core process; one that is not gone by then is killed. Idempotent."""
         if not self._closing:
             self._closing = True
             self.is_alive = False
             self.dead_error = "The engine was shut down."
             if self._reader is not None:
                 self._reader.cancel()
-            if self._restart is not None:
-                self._restart.stop()
-            self.client.close()
+            self._supervisor.close(timeout_s)
 
 
 class _Expiry:

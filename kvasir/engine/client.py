@@ -7,9 +7,13 @@ process and is driven by the event loop (AsyncLLM).
 import asyncio
 import contextlib
 import itertools
+import os
+import select
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from kvasir.engine.core import EngineCore
@@ -17,8 +21,13 @@ from kvasir.errors import ConfigError, EngineDeadError, EngineError
 from kvasir.logger import get_logger
 from kvasir.messages import Control, EngineCoreOutput, EngineCoreRequest, Ready, Reply, wire
 from kvasir.utils import frames
+from kvasir.utils.heartbeat import Heartbeat
 
 logger = get_logger(__name__)
+
+STACKS_SIGNAL = signal.SIGUSR2
+"""A core that gets it writes its stacks to the log and goes on."""
+_GONE_S = 10.0  # for a killed process to be gone
 
 
 class InProcessClient:
@@ -52,45 +61,48 @@ class ProcessClient:
     """Spawns a core process and talks to it over a Unix socket pair.
 
     Args:
-        module: run as `python -m module FD`.
-        settings: the configuration frame for it.
+        module: run as `python -m module FD HEARTBEAT_FD [arguments]`.
+        num_slots: rows that the heartbeat has room for.
+        arguments: more of them, for the module.
     """
 
-    def __init__(self, module: str, settings: bytes):
+    def __init__(self, module: str, num_slots: int, *arguments: str):
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        command = [sys.executable, "-m", module, str(theirs.fileno())]
-        self.process = subprocess.Popen(
-            command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        self.heartbeat, heartbeat_fd = Heartbeat.create(num_slots)
+        fds = (theirs.fileno(), heartbeat_fd)
+        command = [sys.executable, "-m", module, *map(str, fds), *arguments]
+        self.process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, start_new_session=True)
         theirs.close()
-        frames.send(self._sock, settings)
+        os.close(heartbeat_fd)
+        self._is_gone = False
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._call_ids = itertools.count(1)
 
-    def wait_ready(self, timeout_s: float) -> Ready:
-        """Blocks until the core has loaded its model.
+    def configure(self, settings: bytes) -> None:
+        """Sends the configuration frame; the core builds its engine from it."""
+        with contextlib.suppress(OSError):  # it may be dead already; whoever waits for it will hear
+            frames.send(self._sock, settings)
+
+    def poll_ready(self, timeout_s: float) -> Ready | None:
+        """Waits up to `timeout_s` for the core to have loaded its model; None when it has not.
 
         Raises:
             ConfigError: the core refused its configuration (the text is the core's).
-            EngineDeadError: it died or did not answer in time.
+            EngineDeadError: it died.
         """
-        self._sock.settimeout(timeout_s)
-        try:
-            frame = frames.receive(self._sock)
-        except TimeoutError:
-            self.kill()
-            raise EngineDeadError(f"The engine core was not ready within {timeout_s:.0f} s; it was stopped.") from None
-        self._sock.settimeout(None)
+        if not select.select([self._sock], [], [], timeout_s)[0]:
+            return None
+        frame = frames.receive(self._sock)
         if frame is None:
-            code = self.process.wait(10)
+            code = self.wait_exit(10)
             raise EngineDeadError(
                 f"The engine core ended with exit code {code} before it was ready; see the log above."
             )
         message = wire.decode(frame)
         if isinstance(message, Reply):
-            self.process.wait(10)
+            self.wait_exit(10)
             raise ConfigError(message.error or "the engine core could not start")
         return message
 
@@ -109,6 +121,7 @@ class ProcessClient:
             waiting = self._calls.pop(message.call_id, None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)
+        self._is_gone = True
         for waiting in self._calls.values():
             if not waiting.done():
                 waiting.set_exception(EngineDeadError("The engine core is gone."))
@@ -116,11 +129,15 @@ class ProcessClient:
         return None
 
     def send(self, message: EngineCoreRequest | Control) -> None:
+        """Does nothing once the core is gone: its successor is told of every live request."""
         assert self._writer is not None
-        self._writer.write(frames.pack(wire.encode(message)))
+        if not self._is_gone:
+            self._writer.write(frames.pack(wire.encode(message)))
 
     async def call(self, name: str, **args: Any) -> Any:
         """Raises EngineError with the core's words, EngineDeadError when it is gone."""
+        if self._is_gone:
+            raise EngineDeadError("The engine core is gone.")
         call_id = next(self._call_ids)
         waiting = self._calls[call_id] = asyncio.get_running_loop().create_future()
         self.send(Control(name, args, call_id))
@@ -129,8 +146,23 @@ class ProcessClient:
             raise EngineError(reply.error)
         return reply.value
 
-    def wait_exit(self, timeout_s: float = 5.0) -> int:
-        """The exit code of a core that has closed its socket; it is killed if it lingers."""
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped the process (SIGSTOP, a debugger), so that its silence is not its own."""
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] in ("T", "t")
+
+    def dump_stacks(self) -> None:
+        """Asks the core to write the Python stack of each thread to the log."""
+        self.process.send_signal(STACKS_SIGNAL)
+
+    def wait_exit(self, timeout_s: float = 5.0) -> int | None:
+        """The exit code of a core that has closed its socket; it is killed if it lingers.
+
+        None: it does not even go then, as a process inside a driver's call may not; nobody waits for it further.
+        """
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -151,6 +183,15 @@ class ProcessClient:
             logger.warning("the engine core did not end within %.0f s and is killed", timeout_s)
             self.kill()
 
+    def discard(self) -> None:
+        """Lets go of a core that is dead."""
+        if self._writer is not None:
+            self._writer.close()
+        self.heartbeat.close()
+
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        try:
+            self.process.wait(_GONE_S)
+        except subprocess.TimeoutExpired:
+            logger.error("the engine core (process %d) was killed and is still there", self.process.pid)

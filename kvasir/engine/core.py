@@ -10,7 +10,7 @@ import msgspec
 
 from kvasir import envs
 from kvasir.engine.masks import MaskSource
-from kvasir.errors import ConfigError, KvasirError
+from kvasir.errors import ConfigError, DeviceFaultError, KvasirError
 from kvasir.executor import Executor, StepHandle
 from kvasir.logger import get_logger
 from kvasir.messages import (
@@ -24,7 +24,9 @@ from kvasir.messages import (
     SchedulerOutput,
     wire,
 )
+from kvasir.platforms import is_device_fault
 from kvasir.scheduler import Scheduler
+from kvasir.utils.heartbeat import Heartbeat
 
 logger = get_logger(__name__)
 
@@ -61,6 +63,7 @@ class EngineCore:
     Args:
         make_scheduler: makes the scheduler once the executor has said how many blocks there are.
         masks: who limits which tokens rows may sample.
+        heartbeat: told of every step that is launched and that lands.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class EngineCore:
         overlap: bool,
         epoch: int = 0,
         masks: MaskSource | None = None,
+        heartbeat: Heartbeat | None = None,
     ):
         self.executor = executor
         self.ready = executor.start()
+        self._heartbeat = heartbeat or Heartbeat.private(self.ready.max_num_seqs)
         self.scheduler = make_scheduler(self.ready)
         self.epoch = epoch
         self._overlap = overlap
@@ -113,6 +118,12 @@ class EngineCore:
             self._quiet_work_left = bool(self.executor.call("idle", {}))
         return self._quiet_work_left
 
+    def check_idle(self) -> None:
+        """Without requests every block is free; one that is not would be missing for ever."""
+        used = self.scheduler.kv.num_used_blocks
+        if used and not self.has_work:
+            logger.error("%d KV blocks are in use and there is no request: a leak, please report it", used)
+
     # -- the step ---------------------------------------------------------------------------------------------
 
     def step(self) -> Outputs:
@@ -141,6 +152,7 @@ class EngineCore:
             plan = wire.copy(plan)
         if not plan.num_rows:
             return None
+        self._heartbeat.launch(plan)
         self.executor.execute_model(plan)
         masked_rows = None if self._masks is None else self._masks.rows(plan)
         if masked_rows is not None:
@@ -165,7 +177,13 @@ class EngineCore:
             result = launched.handle.result()
         except Exception as error:
             logger.exception("step %d failed with %d rows", launched.plan.step_id, launched.plan.num_rows)
+            if is_device_fault(error):
+                raise DeviceFaultError(
+                    f"The device failed in step {launched.plan.step_id} and needs a new process: {error}"
+                ) from error
+            self._heartbeat.land(launched.plan.step_id)
             return self.scheduler.fail_step(launched.plan, f"The step failed: {type(error).__name__}: {error}")
+        self._heartbeat.land(launched.plan.step_id)
         if self._copy_messages:
             result = wire.copy(result)
         if launched.errors:

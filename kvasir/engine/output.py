@@ -340,9 +340,22 @@ class OutputProcessor:
         done.to_abort = live
         return done
 
+    def fail(self, request_ids: Iterable[str], error: str) -> ProcessedOutputs:
+        """Live requests end with `error`."""
+        return self._end_all(list(request_ids), FinishReason.ERROR, error)
+
     def fail_all(self, error: str) -> ProcessedOutputs:
-        """The core is gone and will not come back: every live request ends with `error`."""
-        return self._end_all(list(self._answers), FinishReason.ERROR, error)
+        """The core is gone and will not come back."""
+        return self.fail(list(self._answers), error)
+
+    def num_tokens(self) -> dict[str, int]:
+        """Every live request in order of arrival -> its tokens, prompt and answer."""
+        return {i: len(a.request.prompt_token_ids) + len(a.token_ids) for i, a in self._answers.items()}
+
+    def resumed(self, request_id: str) -> EngineCoreRequest:
+        """A live request with the tokens it has, for a core that has not heard of it."""
+        answer = self._answers[request_id]
+        return msgspec.structs.replace(answer.request, output_token_ids=answer.token_ids.copy())
 
     def _end_all(self, ids: list[str], reason: FinishReason, error: str | None) -> ProcessedOutputs:
         done = ProcessedOutputs()
@@ -364,7 +377,4 @@ class OutputProcessor:
         if self._epoch is not None:
             self._retired.add(self._epoch)
         self._epoch = epoch
-        return [
-            msgspec.structs.replace(answer.request, output_token_ids=answer.token_ids.copy())
-            for answer in self._answers.values()
-        ]
+        return [self.resumed(request_id) for request_id in self._answers]

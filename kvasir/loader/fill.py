@@ -4,7 +4,7 @@ Each tensor goes from the mapped file straight into its slice of the parameter; 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,13 @@ def plan_copies(
 
 
 def fill_from_files(
-    model: torch.nn.Module, files: list[Path], rules: tuple[Rule, ...], tied: bool, use_tqdm: bool, num_threads: int = 0
+    model: torch.nn.Module,
+    files: list[Path],
+    rules: tuple[Rule, ...],
+    tied: bool,
+    use_tqdm: bool,
+    num_threads: int = 0,
+    progress: Callable[[], None] = lambda: None,
 ) -> int:
     """Fills every parameter of `model`; returns the bytes written. `num_threads` 0: by the target device."""
     copies = plan_copies(model, stored_tensors(files), rules, tied)
@@ -95,6 +101,7 @@ def fill_from_files(
     ):
         for done in as_completed([pool.submit(_run, task) for task in _tasks(copies)]):
             bar.update(done.result())
+            progress()
     return total
 
 

@@ -1,6 +1,7 @@
 """`build_model`: class, empty parameters; `fill_model`: weights, repacking."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,14 @@ def fill_model(
     seed: int = 0,
     use_tqdm: bool = True,
     num_threads: int = 0,
+    progress: Callable[[], None] = lambda: None,
 ) -> None:
     """Fills what `build_model` made, and repacks it.
 
     Args:
         path: the folder with the weights; not needed for "dummy".
         load_format: "auto" and "safetensors" read files, "dummy" draws random weights from `seed`.
+        progress: called for every piece of the files that is in place.
 
     Raises:
         ConfigError: unknown format, weights that are missing or do not fit, too little memory.
@@ -59,7 +62,8 @@ def fill_model(
             fill_dummy(model, seed)
         else:
             files = check_source(path, load_format)
-            fill_from_files(model, files, model.WEIGHTS, shape.tie_word_embeddings, use_tqdm, num_threads)
+            tied = shape.tie_word_embeddings
+            fill_from_files(model, files, model.WEIGHTS, tied, use_tqdm, num_threads, progress)
         with torch.no_grad():
             for module in model.modules():
                 if hasattr(module, "finish_load"):

@@ -45,6 +45,7 @@ _LONG_SECONDS = (
 _TOKENS = tuple(base * 10**power for power in range(6) for base in (1, 2, 5))
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _ANSWERS = (1, 2, 5, 10, 20, 50, 100)
+RESTART_REASONS = ("killed", "stopped", "crashed", "device_fault", "stuck", "unreadable")
 FINISH_REASONS = ("stop", "length", "abort", "error")
 
 
@@ -67,6 +68,19 @@ class Queue(Protocol):
     num_refused: int
 
     def expected_wait_s(self) -> float: ...
+
+
+class Recovery(Protocol):
+    """What is told of a core that took over."""
+
+    @property
+    def reason(self) -> str: ...  # one of RESTART_REASONS
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def num_refused(self) -> int: ...
 
 
 class Metrics:
@@ -106,6 +120,11 @@ class Metrics:
         self._success = v.labelled_counter(
             "request_success", "finished_reason", FINISH_REASONS, "Answers that ended, by reason."
         )
+        self._restarts = v.labelled_counter(
+            "engine_restarts", "reason", RESTART_REASONS, "Engine cores that took over from a dead one, by its end."
+        )
+        v.counter("requests_refused_as_poison", "Requests that ended the core twice while it ran them alone.")
+        self._recovery = v.histogram("engine_recovery_seconds", _LONG_SECONDS, "Death of a core to the next one.")
         self._ttft = v.histogram("time_to_first_token_seconds", _SECONDS, "Arrival to first token.")
         self._itl = v.histogram("inter_token_latency_seconds", _TOKEN_SECONDS, "Time per output token after the first.")
         self._tpot = v.histogram(
@@ -224,6 +243,12 @@ class Metrics:
             self._decode.observe(decode_s)
             if info.num_generation_tokens > 1:
                 self._tpot.observe(decode_s / (info.num_generation_tokens - 1))
+
+    def on_recovery(self, recovery: Recovery) -> None:
+        """Once for each restart of the core."""
+        self._restarts[recovery.reason] += 1
+        self._recovery.observe(recovery.seconds)
+        self._values.counters["requests_refused_as_poison"] += recovery.num_refused
 
     def on_hang_up(self) -> None:
         self._values.counters["requests_hung_up"] += 1

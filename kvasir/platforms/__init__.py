@@ -6,6 +6,7 @@ Torch is imported inside the functions that need it, so that a front can ask for
 *Knows nothing about* models, options or what the answers are used for.
 """
 
+from kvasir.platforms.fault import is_device_fault
 from kvasir.platforms.platform import Platform, detect
 
-__all__ = ["Platform", "detect"]
+__all__ = ["Platform", "detect", "is_device_fault"]

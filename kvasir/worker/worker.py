@@ -16,6 +16,7 @@ from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput, TokenMasks
 from kvasir.models.interface import TextModel
 from kvasir.platforms import Platform
 from kvasir.sampling import Sampler, SamplingState
+from kvasir.utils.heartbeat import Phase
 from kvasir.worker.forward import MIN_SHARED_ROWS, MIN_SHARED_TOKENS, DecodePass, PassParts, RaggedPass
 from kvasir.worker.graphs import StepGraphs
 from kvasir.worker.hook import MaskSink, StepHook
@@ -30,7 +31,11 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker needs to know of the configuration, all of it resolved."""
+    """What a worker needs to know of the configuration, all of it resolved.
+
+    Attributes:
+        known_num_blocks: what a worker of the same configuration found to fit a moment ago, 0 = nobody has measured.
+    """
 
     dtype: torch.dtype
     max_model_len: int
@@ -46,6 +51,7 @@ class WorkerSettings:
     cudagraph_mode: CudagraphMode = CudagraphMode.NONE
     cudagraph_decode_sizes: tuple[int, ...] = ()
     cudagraph_mixed_sizes: tuple[int, ...] = ()
+    known_num_blocks: int = 0
 
 
 MAX_MIXED_ROWS = 128
@@ -62,15 +68,18 @@ class ModelLoad:
 
 @dataclass
 class StartupLog:
-    """Seconds by phase; what `Ready` reports, so that the start-up log adds up."""
+    """Seconds by phase; what `Ready` reports, so that the start-up log adds up. `beat` tells who watches the start."""
 
     phases: list[tuple[str, float]] = field(default_factory=list)
     since: float = field(default_factory=time.perf_counter)
+    beat: Callable[[Phase | None], None] = lambda phase: None
 
-    def mark(self, phase: str) -> None:
+    def mark(self, phase: str, then: Phase | None = None) -> None:
+        """`phase` is done; what comes next has the deadline of `then`, if that is another one."""
         now = time.perf_counter()
         self.phases.append((phase, now - self.since))
         self.since = now
+        self.beat(then)
 
 
 class Worker:
@@ -148,10 +157,10 @@ class Worker:
         ahead.start()  # compiled beside us, while the weights are read
         self._log.mark("queue kernels")
         load.fill()
-        self._log.mark("load weights")
+        self._log.mark("load weights", then=Phase.COMPILE)
         ahead.wait()
         self._log.mark("wait for kernels")
-        activations = self._measure_activations()
+        activations = 0 if settings.known_num_blocks else self._measure_activations()
         self._log.mark("first step and memory")
         self.memory = self._plan_memory(weights, activations, self._bytes_per_block(backend))
         caches[:] = self._allocate_kv(backend, self.memory.num_blocks)
@@ -162,7 +171,7 @@ class Worker:
                 settings.max_model_len,
                 self.memory.max_model_len,
             )
-        self._log.mark("KV cache")
+        self._log.mark("KV cache", then=Phase.CAPTURE)
         self._warm_up()
         self._log.mark("warm-up")
         if graphs is not None:
@@ -244,7 +253,7 @@ class Worker:
             max_num_seqs=settings.max_num_seqs,
             utilization=settings.gpu_memory_utilization,
             kv_cache_bytes=settings.kv_cache_bytes,
-            num_blocks_override=settings.num_blocks_override,
+            num_blocks_override=settings.known_num_blocks or settings.num_blocks_override,
             may_shrink=settings.max_model_len_is_auto,
         )
 

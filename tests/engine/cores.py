@@ -5,12 +5,18 @@ import sys
 import time
 from typing import Any
 
+from kvasir.engine.client import ProcessClient
 from kvasir.engine.core import EngineCore
 from kvasir.engine.process import run_core
+from kvasir.engine.supervisor.budget import RestartBudget
+from kvasir.engine.supervisor.incidents import Incidents
+from kvasir.engine.supervisor.supervisor import Supervisor
+from kvasir.engine.supervisor.watch import Deadlines
 from kvasir.kv_cache import KVCacheManager, KVSpec
 from kvasir.messages import EngineCoreOutput, EngineCoreRequest, Finished, SamplingParams
 from kvasir.scheduler import Scheduler, SchedulerSettings
 from kvasir.testing.fake_executor import FakeExecutor
+from kvasir.utils.heartbeat import Heartbeat
 
 VOCAB = 261  # the byte tokenizer's
 
@@ -24,6 +30,7 @@ def fake_core(
     max_num_batched_tokens: int = 64,
     delay_s: float = 0.0,
     epoch: int = 0,
+    heartbeat: Heartbeat | None = None,
     **executor: Any,
 ) -> EngineCore:
     fake = FakeExecutor(
@@ -43,6 +50,7 @@ def fake_core(
         lambda ready: Scheduler(settings, KVCacheManager(KVSpec(ready.num_blocks, ready.block_size)), epoch=epoch),
         overlap=overlap,
         epoch=epoch,
+        heartbeat=heartbeat,
     )
 
 
@@ -80,5 +88,24 @@ class Heard:
         raise AssertionError(f"still at work after {max_steps} steps")
 
 
+def supervisor(
+    max_restarts: int = 0, *, step_s: float = 30.0, incidents: Incidents | None = None, **core: Any
+) -> Supervisor:
+    """Over fake cores in processes of their own; `core` is what `fake_core` is given there."""
+    return Supervisor(
+        lambda: ProcessClient("tests.engine.cores", 8),
+        lambda epoch, known: json.dumps({**core, "epoch": epoch}).encode(),
+        RestartBudget(max_restarts),
+        Deadlines(30.0, 30.0, step_s),
+        incidents,
+    )
+
+
+def main() -> int:
+    return run_core(
+        int(sys.argv[1]), int(sys.argv[2]), lambda frame, beat: fake_core(heartbeat=beat, **json.loads(frame))
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(run_core(int(sys.argv[1]), lambda frame: fake_core(**json.loads(frame))))
+    sys.exit(main())

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import random
 import time
 from collections.abc import AsyncIterator
@@ -12,9 +11,7 @@ from typing import Any
 import pytest
 
 from kvasir.engine.async_llm import AsyncLLM
-from kvasir.engine.client import ProcessClient
 from kvasir.engine.input import InputProcessor
-from kvasir.engine.restart import Restart
 from kvasir.engine.terms import RequestTerms
 from kvasir.errors import (
     CapacityError,
@@ -28,16 +25,14 @@ from kvasir.errors import (
 from kvasir.messages import RequestOutputKind, SamplingParams
 from kvasir.testing.byte_tokenizer import ByteTokenizer
 from kvasir.testing.fake_executor import expected_tokens
-from tests.engine.cores import VOCAB
+from tests.engine.cores import VOCAB, supervisor
 
 
 @contextlib.asynccontextmanager
 async def async_llm(max_restarts: int = 0, **core: Any) -> AsyncIterator[AsyncLLM]:
-    def start_core(epoch: int) -> ProcessClient:
-        return ProcessClient("tests.engine.cores", json.dumps({**core, "epoch": epoch}).encode())
-
-    client = start_core(0)
-    ready = client.wait_ready(30)
+    watched = supervisor(max_restarts, **core)
+    watched.launch()
+    ready = watched.wait_ready()
     scheduler = SimpleNamespace(
         max_num_seqs=8,
         max_queued_requests=core.get("max_queued_requests", 1000),
@@ -46,17 +41,16 @@ async def async_llm(max_restarts: int = 0, **core: Any) -> AsyncIterator[AsyncLL
     )
     engine = AsyncLLM(
         SimpleNamespace(scheduler=scheduler),
-        client,
+        watched,
         ready,
         InputProcessor(None, max_model_len=ready.max_model_len, vocab_size=VOCAB, eos_token_ids=()),
         None,
-        restart=Restart(start_core, max_restarts, 30.0),
     )
     try:
         yield engine
     finally:
         engine.shutdown()
-        assert client.process.poll() is not None
+        assert engine.client.process.poll() is not None
 
 
 def params(max_tokens: int = 20, **more: Any) -> SamplingParams:
@@ -152,7 +146,7 @@ async def test_deaths_beyond_the_bound_end_it() -> None:
             while not engine._is_up:
                 await asyncio.sleep(0.05)
             engine.client.process.kill()
-        with pytest.raises(EngineDeadError, match="exit code -9"):
+        with pytest.raises(EngineDeadError, match="SIGKILL.*max-core-restarts 1"):
             await asyncio.wait_for(stream, 30)
         assert not engine.is_alive
 
@@ -218,16 +212,18 @@ async def test_control_errors_are_the_callers() -> None:
 
 
 def test_a_core_that_refuses_its_configuration_says_why() -> None:
-    client = ProcessClient("tests.engine.cores", json.dumps({"num_blocks": 0}).encode())
+    watched = supervisor(num_blocks=0)
+    watched.launch()
     with pytest.raises(ConfigError, match="0 blocks"):
-        client.wait_ready(30)
-    client.close()
+        watched.wait_ready()
+    watched.close()
 
 
 def test_tokens_with_text() -> None:
     async def run() -> str:
-        client = ProcessClient("tests.engine.cores", b"{}")
-        ready = client.wait_ready(30)
+        watched = supervisor()
+        watched.launch()
+        ready = watched.wait_ready()
         tokenizer = ByteTokenizer()
         engine = AsyncLLM(
             SimpleNamespace(
@@ -235,7 +231,7 @@ def test_tokens_with_text() -> None:
                     max_num_seqs=8, max_queued_requests=8, max_queued_tokens=99, max_queue_wait=0.0
                 )
             ),
-            client,
+            watched,
             ready,
             InputProcessor(tokenizer, max_model_len=512, vocab_size=VOCAB, eos_token_ids=(257,)),
             tokenizer,

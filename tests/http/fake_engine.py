@@ -154,6 +154,7 @@ class FakeEngine:
         )
         self.admission = Admission(AdmissionLimits(1 << 40, 1 << 40))
         self.stats_listeners: list[Callable[[SchedulerStats], None]] = []
+        self.recovery_listeners: list[Callable[[Any], None]] = []
 
     @property
     def running(self) -> int:
@@ -162,6 +163,12 @@ class FakeEngine:
     async def check_health(self) -> None:
         if not self.is_alive:
             raise EngineDeadError(self.dead_error or "dead")
+
+    async def check_ready(self) -> None:
+        await self.check_health()
+
+    def add_recovery_listener(self, listener: Callable[[Any], None]) -> None:
+        self.recovery_listeners.append(listener)
 
     def add_stats_listener(self, listener: Callable[[SchedulerStats], None]) -> None:
         self.stats_listeners.append(listener)
@@ -179,7 +186,7 @@ class FakeEngine:
     async def call(self, name: str, **args: Any) -> Any:
         return {"name": name, "args": args}
 
-    def shutdown(self) -> None:
+    def shutdown(self, timeout_s: float = 0.0) -> None:
         self.is_alive = False
 
     async def generate(

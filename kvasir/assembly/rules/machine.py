@@ -34,3 +34,12 @@ def load_format(asked: str) -> Decision:
     if asked != AUTO:
         return Decision("load_format", asked, "asked for")
     return Decision("load_format", "safetensors", "the only format of checkpoints")
+
+
+def engine_iteration_timeout(asked: float | str, facts: Facts) -> Decision:
+    """Well above the longest honest step: a core that is killed for nothing costs every stream a pause."""
+    if asked != AUTO:
+        return Decision("engine_iteration_timeout", asked, "asked for")
+    if facts.device == "cpu":
+        return Decision("engine_iteration_timeout", 600.0, "a step of long prompts may take minutes on a CPU")
+    return Decision("engine_iteration_timeout", 120.0, "no step on a card takes that long")

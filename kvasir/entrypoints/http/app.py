@@ -68,6 +68,7 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
         Route("/v1/models", system.models),
         Route("/v1/models/{name:path}", system.model),
         Route("/health", system.health),
+        Route("/ready", system.ready),
         Route("/ping", system.health, methods=["GET", "POST"]),
         Route("/version", system.version),
         Route("/metrics", system.metrics),

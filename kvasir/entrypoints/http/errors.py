@@ -7,10 +7,12 @@ from starlette.responses import Response
 
 from kvasir.errors import (
     CapacityError,
+    EngineRestartingError,
     KvasirError,
     NotFoundError,
     PromptTooLongError,
     QueueFullError,
+    RequestFailedError,
     UnauthorizedError,
     UserError,
 )
@@ -90,8 +92,10 @@ def error_status(error: BaseException) -> int:
 def error_response(error: BaseException, body: dict[str, Any] | None = None) -> Response:
     """`body` stands in for OpenAI's where another shape is wanted; status and headers are the same for all."""
     headers = {}
-    if isinstance(error, CapacityError):
+    if isinstance(error, CapacityError | EngineRestartingError):
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if isinstance(error, RequestFailedError):
+        headers["x-should-retry"] = "false"  # OpenAI's clients would else send it again, twice
     if isinstance(error, UnauthorizedError):
         headers["www-authenticate"] = "Bearer"
     content = msgspec.json.encode(body or error_body(error))

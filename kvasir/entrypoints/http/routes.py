@@ -130,10 +130,18 @@ class SystemRoutes:
         self._created = int(time.time())
 
     async def health(self, request: Request) -> Response:
+        """Whether the engine runs; liveness."""
+        return await self._state(request, self._serving.engine.check_health)
+
+    async def ready(self, request: Request) -> Response:
+        """Whether a new request would be served now; what a balancer asks."""
+        return await self._state(request, self._serving.engine.check_ready)
+
+    async def _state(self, request: Request, check: Callable[[], Awaitable[None]]) -> Response:
         try:
             self._inflight.check_open()
             self._serving.check_alive()
-            await self._serving.engine.check_health()
+            await check()
         except Exception as e:
             log_unexpected(e, request.scope["kvasir.request_id"])
             return error_response(e)

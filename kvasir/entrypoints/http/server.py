@@ -19,6 +19,7 @@ from kvasir.entrypoints.http.listener import BACKLOG, address, close, is_public
 from kvasir.entrypoints.http.protocol import BoundedHttpProtocol
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.entrypoints.http.tls import CHECK_EVERY_S, Tls
+from kvasir.errors import KvasirError
 from kvasir.logger import get_logger
 from kvasir.observability import Metrics, StatLoggers, make_tracer
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _ABORT_GRACE_S = 2.0
+_CORE_GRACE_S = 10.0
 _ALIVE_CHECK_S = 1.0
 
 
@@ -69,6 +71,7 @@ def make_metrics(engine: "AsyncLLM") -> Metrics:
     plugins = StatLoggers(name)
     metrics.stat_loggers = plugins if len(plugins) else None
     engine.add_stats_listener(metrics.on_scheduler_stats)
+    engine.add_recovery_listener(metrics.on_recovery)
     engine.add_output_listener(metrics.timelines.on_core_output)
     return metrics
 
@@ -127,7 +130,7 @@ class Server:
             await self._gate.close()
             if self._metrics.tracer is not None:
                 self._metrics.tracer.close()
-            self._engine.shutdown()
+            self._engine.shutdown(_ABORT_GRACE_S if self._hurry.is_set() else _CORE_GRACE_S)
         logger.info("stopped")
         return 1 if died else 0
 
@@ -179,6 +182,8 @@ class Server:
     async def _watch_engine(self) -> None:
         """A server without an engine must not linger: ended with an exit code, it gets restarted."""
         while self._engine.is_alive:
+            with contextlib.suppress(KvasirError):  # a core that dies before the first request is noticed, too
+                await self._engine.check_health()
             await asyncio.sleep(_ALIVE_CHECK_S)
         logger.error("the engine died (%s): the server stops", self._engine.dead_error)
         self._stop.set()
