@@ -16,6 +16,7 @@ from kvasir.kv_cache import KVCacheManager, KVSpec
 from kvasir.messages import EngineCoreOutput, EngineCoreRequest, Finished, SamplingParams
 from kvasir.scheduler import Scheduler, SchedulerSettings
 from kvasir.testing.fake_executor import FakeExecutor
+from kvasir.testing.poison import Poison
 from kvasir.utils.heartbeat import Heartbeat
 
 VOCAB = 261  # the byte tokenizer's
@@ -31,6 +32,7 @@ def fake_core(
     delay_s: float = 0.0,
     epoch: int = 0,
     heartbeat: Heartbeat | None = None,
+    poison: dict[int, tuple[str, int]] | None = None,
     **executor: Any,
 ) -> EngineCore:
     fake = FakeExecutor(
@@ -40,6 +42,7 @@ def fake_core(
         512,
         VOCAB,
         delays=dict.fromkeys(range(10000), delay_s) if delay_s else {},
+        before_step=Poison(poison).before_step if poison else None,
         **executor,
     )
     settings = SchedulerSettings(

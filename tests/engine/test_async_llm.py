@@ -29,13 +29,14 @@ from tests.engine.cores import VOCAB, supervisor
 
 
 @contextlib.asynccontextmanager
-async def async_llm(max_restarts: int = 0, **core: Any) -> AsyncIterator[AsyncLLM]:
-    watched = supervisor(max_restarts, **core)
+async def async_llm(max_restarts: int = 0, **more: Any) -> AsyncIterator[AsyncLLM]:
+    """`more`: of `supervisor` and of the fake core."""
+    watched = supervisor(max_restarts, **more)
     watched.launch()
     ready = watched.wait_ready()
     scheduler = SimpleNamespace(
         max_num_seqs=8,
-        max_queued_requests=core.get("max_queued_requests", 1000),
+        max_queued_requests=more.get("max_queued_requests", 1000),
         max_queued_tokens=1 << 20,
         max_queue_wait=0.0,
     )

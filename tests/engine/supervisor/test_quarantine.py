@@ -42,7 +42,9 @@ TABLE = {
         ("crash e", "e"), ("crash e", "!ef"), ("pass f", "abcd"),
     ),
     "a suspect that leaves makes room": ("abc", "ab", ("", "a"), ("end a", "b"), ("end b", "c")),
-    "two culprits": ("abc", "abc", ("", "a"), ("crash a", "a"), ("crash a", "!ab"), ("crash b", "b"), ("crash b", "!bc")),
+    "two culprits": (
+        "abc", "abc", ("", "a"), ("crash a", "a"), ("crash a", "!ab"), ("crash b", "b"), ("crash b", "!bc"),
+    ),
     "those of the trial that did not run stay suspects": (
         "abcdef", "abcdef", ("", "abc"), ("crash b", "b"), ("crash b", "b"), ("crash b", "!bac"), ("pass ac", "def"),
     ),
@@ -125,7 +127,7 @@ def test_a_core_that_crashes_on_everybody_is_not_blamed_on_everybody_for_ever() 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_random_world_loses_its_culprits_and_nobody_else(seed: int) -> None:
-    """Requests come, get tokens, end; some of them end the core at a certain token; cores are killed from outside, too."""
+    """Requests come, get tokens, end; some end the core at a certain token; cores are killed from outside, too."""
     rng = random.Random(seed)
     deadly = {f"r{i}": PROMPT + rng.randrange(12) for i in rng.sample(range(40), rng.randrange(1, 4))}
     world, core, refused, ended = {}, set(), set(), set()
