@@ -34,7 +34,7 @@ class PendingSamples:
     """The copy of a step's samples to the host, under way. `result` waits for this copy only."""
 
     def __init__(self, sampled: SampledTokens):
-        self._logprobs = sampled.logprobs
+        self._logprobs, self._errors = sampled.logprobs, sampled.errors
         tensors = [sampled.token_ids, sampled.failed]
         if sampled.logprobs is not None:
             tensors += [sampled.logprobs.token_ids, sampled.logprobs.values, sampled.logprobs.ranks]
@@ -55,7 +55,7 @@ class PendingSamples:
         if self._logprobs is not None:
             host = LogprobTensors(self._logprobs.rows, self._logprobs.num_logprobs, *rest)
             logprobs = dict(zip(host.rows, host.entries(), strict=True))
-        errors = {row: NO_TOKEN for row, bad in enumerate(failed.tolist()) if bad}
+        errors = {row: NO_TOKEN for row, bad in enumerate(failed.tolist()) if bad} | self._errors
         return HostSamples(token_ids.tolist(), logprobs, errors)
 
 

@@ -1,6 +1,6 @@
 """What goes into a sampling step and what comes out: data only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -23,6 +23,12 @@ class SampleRows:
     positions: torch.Tensor
     num_output_tokens: torch.Tensor | None = None
 
+    def only(self, row: int) -> "SampleRows":
+        """That row as a step of its own."""
+        one = slice(row, row + 1)
+        counts = None if self.num_output_tokens is None else self.num_output_tokens[one]
+        return SampleRows(self.slots[one], self.host_slots[one], self.positions[one], counts)
+
 
 @dataclass(frozen=True)
 class SampledTokens:
@@ -32,8 +38,10 @@ class SampledTokens:
         token_ids: [R] int64, always valid ids, also for failed rows.
         failed: [R] bool, no token could be chosen: all were masked, or the logits held NaN or +inf.
         logprobs: for the rows that asked, None when none did.
+        errors: row -> why its request has failed alone; known on the host.
     """
 
     token_ids: torch.Tensor
     failed: torch.Tensor
     logprobs: LogprobTensors | None = None
+    errors: dict[int, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ import torch
 
 from kvasir.errors import ConfigError
 from kvasir.ops.sample import cutoffs, greedy_tokens, sample_tokens
+from kvasir.sampling.confine import after_sample, process
 from kvasir.sampling.logprobs import LogprobTensors, ranked
 from kvasir.sampling.processor import LogitsProcessor
 from kvasir.sampling.rows import SampledTokens, SampleRows
@@ -42,18 +43,15 @@ class Sampler:
             empty = rows.slots.new_zeros(0)
             return SampledTokens(empty, empty.bool())
         raw = logits
-        active = self._active(rows)
+        active, errors = self._active(rows), {}
         if active:
             rows = replace(rows, num_output_tokens=rows.positions - self.state.num_prompt_tokens[rows.slots])
-            logits = logits.to(torch.float32, copy=True)
-            for processor in active:
-                logits = processor.apply(logits, rows)
+            logits, errors = process(active, logits, rows)
         token_ids, failed, cutoff = self._choose(logits, rows)
         if active:  # a row without any token left goes on with the model's own best one, which nobody will see
             token_ids = torch.where(failed, raw.argmax(dim=-1), token_ids)
-        for processor in active:
-            processor.after_sample(rows, token_ids)
-        return SampledTokens(token_ids, failed, self._logprobs(raw, logits, cutoff, rows, token_ids))
+        errors |= after_sample(active, rows, token_ids)
+        return SampledTokens(token_ids, failed, self._logprobs(raw, logits, cutoff, rows, token_ids), errors)
 
     @torch.inference_mode()
     def choose(

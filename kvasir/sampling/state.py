@@ -8,12 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from kvasir.logger import get_logger
 from kvasir.messages import SlotRequest
 from kvasir.messages.params import GREEDY_EPS
 from kvasir.sampling.params_check import check_request
 from kvasir.sampling.processor import LogitsProcessor
 from kvasir.sampling.processors import built_in_processors
 from kvasir.sampling.uploads import Uploads
+
+logger = get_logger(__name__)
 
 
 class SamplingState:
@@ -91,7 +94,10 @@ class SamplingState:
         self.host_top_k[slot], self.host_top_p[slot], self.host_min_p[slot] = 0, 1.0, 0.0
         self._note_kinds(slot)
         for processor in self.processors:
-            processor.remove(slot)
+            try:
+                processor.remove(slot)
+            except Exception:  # the request is gone; its end must not fail those that are not
+                logger.exception("%s could not let go of slot %d", type(processor).__name__, slot)
 
     def _note_kinds(self, slot: int) -> None:
         limited = self.host_top_k[slot] > 0 or self.host_top_p[slot] < 1.0 or self.host_min_p[slot] > 0.0

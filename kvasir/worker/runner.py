@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from kvasir.errors import UserError
+from kvasir.logger import get_logger
 from kvasir.messages import SchedulerOutput
 from kvasir.models.interface import TextModel
+from kvasir.platforms import is_device_fault
 from kvasir.sampling import PendingSamples, SampledTokens, Sampler, SampleRows
 from kvasir.worker.forward import DecodePass, Forward, RaggedPass
 from kvasir.worker.graphs import StepGraphs
@@ -17,6 +19,8 @@ from kvasir.worker.inputs import StepLayout
 from kvasir.worker.outputs import PendingStep
 from kvasir.worker.prompt_logprobs import PromptLogprobs
 from kvasir.worker.states import RequestStates
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,13 @@ class ModelRunner:
             self._refused.pop(request.slot, None)
             try:
                 sampling.add(request.slot, request)
-            except UserError as error:  # this request fails; its neighbours never notice
-                self._refused[request.slot] = error.message
+            except Exception as error:  # this request fails; its neighbours never notice
+                if is_device_fault(error):
+                    raise
+                self._refused[request.slot] = str(error)
+                if not isinstance(error, UserError):
+                    logger.exception("request %s could not be made ready for sampling", request.request_id)
+                    self._refused[request.slot] = f"Its sampling could not be set up: {type(error).__name__}: {error}"
 
     @torch.inference_mode()
     def sample_tokens(self, step_id: int) -> PendingStep:
