@@ -26,14 +26,16 @@ ASK = {"messages": [{"role": "user", "content": "Hello there, how are you?"}], "
 
 
 @contextmanager
-def process(*flags: str, model: str | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def process(
+    *flags: str, model: str | None = None, module: str = "kvasir", env: dict[str, str] | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     command = [
         sys.executable,
         "-m",
-        "kvasir",
+        module,
         "serve",
         model or str(checkpoint("qwen3")),
         "--port",
@@ -43,7 +45,7 @@ def process(*flags: str, model: str | None = None) -> Iterator[tuple[str, subpro
     ]
     command += [] if model else ["--kv-cache-memory", "8MiB", "--served-model-name", "tiny"]
     command += flags
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=ROOT)
         try:
