@@ -184,9 +184,12 @@ class ProcessClient:
             self.kill()
 
     def discard(self) -> None:
-        """Lets go of a core that is dead."""
+        """Lets go of a core; one that is not dead is killed, and not waited for."""
+        self.process.kill()
         if self._writer is not None:
             self._writer.close()
+        else:
+            self._sock.close()
         self.heartbeat.close()
 
     def kill(self) -> None:

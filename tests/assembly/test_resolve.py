@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from kvasir.assembly import gather_facts, resolve
+from kvasir.assembly.core import CoreSettings
+from kvasir.assembly.front import _make_supervisor
 from kvasir.assembly.pairs import PAIRS, RequestPairs, Verdict, check_pairs
 from kvasir.assembly.resolve import find_model
 from kvasir.config import AUTO, EngineArgs, KvasirConfig
 from kvasir.config.option import options_of
 from kvasir.errors import ConfigError, UserError
-from kvasir.messages import EngineCoreRequest, SamplingParams
+from kvasir.messages import EngineCoreRequest, Ready, SamplingParams
 from tests.assembly.shapes import CPU, LARGE
 
 CONFIG = {
@@ -239,3 +241,13 @@ def test_a_priority_that_nobody_would_heed_is_refused(folder: Path):
     with pytest.raises(UserError, match="--scheduling-policy priority") as caught:
         enrich("fcfs", 3)
     assert caught.value.param == "priority"
+
+
+def test_a_restarted_core_is_told_what_the_last_one_measured(folder: Path):
+    supervisor = _make_supervisor(resolved(folder, max_core_restarts=7, incident_dir="/x/y"))
+    ready = Ready(1, 321, 16, 512, 8, 1024, "cpu", "reference")
+    first, second = (CoreSettings.decode(supervisor.settings(i, known)) for i, known in ((0, None), (1, ready)))
+    assert (first.epoch, first.known_num_blocks) == (0, 0)
+    assert (second.epoch, second.known_num_blocks) == (1, 321)
+    assert supervisor.budget.max_restarts == 7 and supervisor.deadlines.step_s == 600.0
+    assert supervisor.keep_standby is None and str(supervisor.incidents.folder) == "/x/y"

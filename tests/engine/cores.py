@@ -92,7 +92,12 @@ class Heard:
 
 
 def supervisor(
-    max_restarts: int = 0, *, step_s: float = 30.0, incidents: Incidents | None = None, **core: Any
+    max_restarts: int = 0,
+    *,
+    step_s: float = 30.0,
+    incidents: Incidents | None = None,
+    standby: bool = False,
+    **core: Any,
 ) -> Supervisor:
     """Over fake cores in processes of their own; `core` is what `fake_core` is given there."""
     return Supervisor(
@@ -101,6 +106,7 @@ def supervisor(
         RestartBudget(max_restarts),
         Deadlines(30.0, 30.0, step_s),
         incidents,
+        (lambda: ProcessClient("tests.engine.cores", 8)) if standby else None,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from kvasir.engine.async_llm import AsyncLLM
 from kvasir.engine.supervisor.incidents import Incidents
 from kvasir.engine.supervisor.supervisor import Recovery
-from kvasir.errors import EngineRestartingError, RequestFailedError
+from kvasir.errors import EngineDeadError, EngineRestartingError, RequestFailedError
 from kvasir.testing.fake_executor import expected_tokens
 from kvasir.utils.heartbeat import Phase
 from tests.engine.cores import VOCAB
@@ -192,3 +192,36 @@ async def test_shutdown_while_a_core_is_being_started() -> None:
         engine.shutdown()
         assert time.monotonic() - started < 5
         stream.cancel()
+
+
+async def test_a_core_on_standby_takes_over_and_one_that_is_dead_does_not() -> None:
+    async with async_llm(5, standby=True, delay_s=0.01) as engine:
+        stream = asyncio.create_task(tokens_of(engine, [1, 2], max_tokens=150))
+        for kill_standby in (False, True):
+            await asyncio.sleep(0.3)
+            standby = engine._supervisor._standby
+            assert standby is not None and standby is not engine.client
+            if kill_standby:
+                standby.process.kill()
+                standby.process.wait()
+            engine.client.process.kill()
+            while engine._is_up:
+                await asyncio.sleep(0.005)
+            while not engine._is_up:
+                await asyncio.sleep(0.005)
+            assert (engine.client is standby) == (not kill_standby)
+        assert await asyncio.wait_for(stream, 60) == expected_tokens([1, 2], 9, 150, VOCAB)
+        waiting = engine._supervisor._standby
+    assert waiting is not None and waiting.process.wait(10) is not None, "it goes with the engine"
+
+
+async def test_a_core_that_cannot_start_again_is_tried_as_often_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvasir.engine.supervisor.supervisor._FIRST_PAUSE_S", 0.05)
+    async with async_llm(3, delay_s=0.01) as engine:
+        stream = asyncio.create_task(tokens_of(engine, [1, 2], max_tokens=150))
+        await asyncio.sleep(0.2)
+        engine._supervisor.settings = lambda epoch, known: json.dumps({"num_blocks": 0}).encode()
+        engine.client.process.kill()
+        with pytest.raises(EngineDeadError, match=r"0 blocks.*3 times in ten minutes already"):
+            await asyncio.wait_for(stream, 60)
+        assert not engine.is_alive and engine._supervisor.epoch == 3

@@ -10,6 +10,7 @@ import pytest
 
 from kvasir.entrypoints.http.guard.middleware import OPEN_PATHS
 from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.errors import EngineRestartingError
 from tests.http import sse
 from tests.http.fake_engine import FakeEngine, Script
 from tests.http.live import CLIENT, LiveServer, serving
@@ -88,7 +89,7 @@ def test_draining() -> None:
         refused = CLIENT.post(live.url + "/v1/chat/completions", json=ASK)
         assert refused.status_code == 503 and "shutting down" in refused.json()["error"]["message"]
         assert int(refused.headers["retry-after"]) >= 1
-        assert CLIENT.get(live.url + "/health").status_code == 503
+        assert CLIENT.get(live.url + "/health").status_code == CLIENT.get(live.url + "/ready").status_code == 503
         thread.join()
         whole = sse.collect(sse.events(result[0]), chat=True, usage=False)
         assert whole["choices"][0]["text"] == "x" * 40, "what was accepted is finished"
@@ -134,10 +135,24 @@ def test_every_route_but_health_needs_a_key() -> None:
 
 
 def test_health_follows_the_engine(server: LiveServer) -> None:
-    for path in ("/health", "/ping"):
+    for path in ("/health", "/ping", "/ready"):
         assert CLIENT.get(server.url + path).status_code == 200
     server.engine.is_alive, server.engine.dead_error = False, "gone"
-    assert CLIENT.get(server.url + "/health").status_code == 503
+    for path in ("/health", "/ping", "/ready"):
+        assert CLIENT.get(server.url + path).status_code == 503
+
+
+def test_ready_is_more_than_healthy(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a culprit is looked for the engine lives, and new requests had better go elsewhere."""
+
+    async def busy() -> None:
+        raise EngineRestartingError("it looks for a culprit")
+
+    monkeypatch.setattr(server.engine, "check_ready", busy)
+    assert CLIENT.get(server.url + "/health").status_code == 200
+    reply = CLIENT.get(server.url + "/ready")
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+    assert CLIENT.post(server.url + "/v1/chat/completions", json=ASK).status_code == 200, "those that come still wait"
 
 
 def test_tokens(server: LiveServer) -> None:

@@ -5,9 +5,11 @@ import random
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from kvasir.engine.supervisor.death import Cause
+from kvasir.engine.supervisor.supervisor import Recovery
 from kvasir.messages import CompletionOutput, RequestMetrics, RequestOutput, SchedulerStats
 from kvasir.observability import Metrics
-from kvasir.observability.metrics import RequestObserver
+from kvasir.observability.metrics import RESTART_REASONS, RequestObserver
 from kvasir.observability.values import Histogram
 
 
@@ -74,3 +76,17 @@ def test_scheduler_figures_and_the_log_line() -> None:
     metrics.on_scheduler_stats(SchedulerStats(kv_blocks_total=10))
     assert metrics.line.take() is not None, "one line says that it is quiet now"
     assert metrics.line.take() is None
+
+
+def test_restarts_by_reason() -> None:
+    metrics = Metrics("m")
+    for cause in Cause:  # each is a label, so that none is lost
+        metrics.on_recovery(Recovery(cause.value, 1.2, 1 if cause is Cause.CRASHED else 0))
+    text = metrics.render().decode()
+    for cause in Cause:
+        assert f'kvasir:engine_restarts_total{{engine="0",model_name="m",reason="{cause.value}"}} 1.0' in text
+    assert RESTART_REASONS == tuple(cause.value for cause in Cause)
+    found = samples(metrics)
+    assert found["kvasir:requests_refused_as_poison_total", ""] == 1
+    assert found["kvasir:engine_recovery_seconds_count", ""] == len(Cause)
+    assert found["kvasir:engine_recovery_seconds_bucket", "1.5"] == len(Cause)

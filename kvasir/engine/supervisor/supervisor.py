@@ -19,6 +19,7 @@ from kvasir.messages import EngineCoreOutput, Ready
 logger = get_logger(__name__)
 
 _STACKS_S = 0.3  # for a stuck core to write where it hangs
+_FIRST_PAUSE_S = 0.5
 _MAX_PAUSE_S = 10.0
 
 
@@ -72,7 +73,10 @@ class Supervisor:
         """Starts a core's process, or takes the one on standby. Returns at once."""
         standby, self._standby = self._standby, None
         self.epoch += 1
-        self._client = standby if standby is not None and standby.process.poll() is None else self.spawn()
+        if standby is not None and standby.process.poll() is not None:
+            standby.discard()
+            standby = None
+        self._client = standby or self.spawn()
         self._client.configure(self.settings(self.epoch, self.ready))
 
     def wait_ready(self) -> Ready:
@@ -183,7 +187,7 @@ class Supervisor:
 
         A start that fails is tried again, after a pause, as often as the bound allows.
         """
-        counts, pause_s, why = ruling.counts, 0.5, ""
+        counts, pause_s, why = ruling.counts, _FIRST_PAUSE_S, ""
         while not self._stopped:
             if counts and not self.budget.take():
                 bound = self.budget.max_restarts
@@ -195,6 +199,7 @@ class Supervisor:
             except KvasirError as error:
                 counts, why = True, f"Starting it again failed: {error.message}"
                 logger.error("%s", why)
+                self.client.discard()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
         if self._stopped:
@@ -213,5 +218,5 @@ class Supervisor:
         first, self._stopped = not self._stopped, True
         if first:
             if self._standby is not None:
-                self._standby.kill()
+                self._standby.discard()
             self.client.close(timeout_s)
