@@ -6,9 +6,19 @@ import sys
 from typing import Any
 
 from kvasir.assembly import core
-from kvasir.testing.poison import Poison, PoisonedWorker
+from kvasir.testing.poison import DEEDS, Poison, PoisonedWorker
 
 POISON = "KVASIR_TEST_POISON"  # JSON: token id -> [deed, after how many tokens]
+
+
+def _device_assert() -> None:
+    """A real fault of a card: it is noticed later, by whoever waits for the device next."""
+    import torch
+
+    torch.zeros(1, device="cuda").index_select(0, torch.tensor([1 << 20], device="cuda"))
+
+
+DEEDS["device_assert"] = _device_assert
 
 
 def make_worker(*args: Any) -> PoisonedWorker:
