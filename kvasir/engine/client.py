@@ -92,9 +92,10 @@ class ProcessClient:
             ConfigError: the core refused its configuration (the text is the core's).
             EngineDeadError: it died.
         """
-        if not select.select([self._sock], [], [], timeout_s)[0]:
+        readable = bool(select.select([self._sock], [], [], timeout_s)[0])
+        if not readable and not self.has_died():
             return None
-        frame = frames.receive(self._sock)
+        frame = frames.receive(self._sock) if readable else None
         if frame is None:
             code = self.wait_exit(10)
             raise EngineDeadError(
@@ -145,6 +146,10 @@ class ProcessClient:
         if reply.error is not None:
             raise EngineError(reply.error)
         return reply.value
+
+    def has_died(self) -> bool:
+        """Whether the process has ended; its socket may be held open yet by children of its own."""
+        return self.process.poll() is not None
 
     def is_stopped(self) -> bool:
         """Whether somebody has stopped the process (SIGSTOP, a debugger), so that its silence is not its own."""

@@ -18,9 +18,10 @@ from typing import Any
 from kvasir.engine.client import STACKS_SIGNAL
 from kvasir.engine.core import EngineCore
 from kvasir.engine.supervisor.death import EXIT_DEVICE_FAULT
-from kvasir.errors import DeviceFaultError, KvasirError
+from kvasir.errors import KvasirError
 from kvasir.logger import get_logger
 from kvasir.messages import Control, EngineCoreRequest, Reply, wire
+from kvasir.platforms import is_device_fault
 from kvasir.utils import frames
 from kvasir.utils.heartbeat import Heartbeat, Phase
 
@@ -59,8 +60,10 @@ def run_core(fd: int, heartbeat_fd: int, make_core: Callable[[bytes, Heartbeat],
     frames.send(sock, wire.encode(core.ready))
     try:
         CoreServer(core, sock, heartbeat).run()
-    except DeviceFaultError as error:
-        logger.error("%s", error.message)
+    except Exception as error:
+        if not is_device_fault(error):
+            raise
+        logger.error("%s", error)
         logging.shutdown()
         os._exit(EXIT_DEVICE_FAULT)  # nothing that touches the device could still be done in order
     core.shutdown()

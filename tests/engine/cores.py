@@ -1,6 +1,7 @@
 """Engine cores over the fake executor, in this process or (`python -m tests.engine.cores FD`) in their own."""
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -16,10 +17,21 @@ from kvasir.kv_cache import KVCacheManager, KVSpec
 from kvasir.messages import EngineCoreOutput, EngineCoreRequest, Finished, SamplingParams
 from kvasir.scheduler import Scheduler, SchedulerSettings
 from kvasir.testing.fake_executor import FakeExecutor
-from kvasir.testing.poison import Poison
+from kvasir.testing.poison import DEEDS, Poison
 from kvasir.utils.heartbeat import Heartbeat
 
 VOCAB = 261  # the byte tokenizer's
+
+
+def _orphan() -> None:
+    """Dies and leaves a child behind that holds every descriptor open for a while."""
+    if os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+    os.abort()
+
+
+DEEDS["orphan"] = _orphan
 
 
 def fake_core(

@@ -38,7 +38,9 @@ def listen(engine: AsyncLLM) -> list[Recovery]:
 
 
 @pytest.mark.parametrize("overlapped", [True, False])
-@pytest.mark.parametrize(("deed", "cause"), [("abort", "crashed"), ("exit", "crashed"), ("device", "device_fault")])
+@pytest.mark.parametrize(
+    ("deed", "cause"), [("abort", "crashed"), ("exit", "crashed"), ("orphan", "crashed"), ("device", "device_fault")]
+)
 async def test_a_request_that_ends_the_core_is_refused_and_the_others_lose_nothing(
     deed: str, cause: str, overlapped: bool, tmp_path: Path
 ) -> None:

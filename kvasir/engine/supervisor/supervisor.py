@@ -88,7 +88,8 @@ class Supervisor:
         """
         client, watch, last = self.client, Watch(self.deadlines), time.monotonic()
         while (ready := client.poll_ready(POLL_S)) is None:
-            if self._stopped:
+            if self._stopped:  # whoever waits for us may have gone, so nobody else cleans up
+                client.discard()
                 raise EngineDeadError("The engine was shut down while its core was starting.")
             now = time.monotonic()
             silent_s = watch.look(client.heartbeat.beats, client.heartbeat.phase, pending=True, elapsed_s=now - last)
@@ -106,7 +107,7 @@ class Supervisor:
     # -- watch --------------------------------------------------------------------------------------------------
 
     async def run(self, take: Callable[[EngineCoreOutput], None], pending: Callable[[], bool]) -> Death:
-        """Hands what the core says to `take` until the core is gone, or silent while something is `pending`."""
+        """Hands what the core says to `take` until it is gone, or silent while something is `pending`."""
         if self.keep_standby is not None and self._standby is None:
             self._standby = self.keep_standby()
         reading = asyncio.create_task(self._receive(take), name="kvasir-core-outputs")
@@ -115,7 +116,7 @@ class Supervisor:
             cause = None
             if silent_s is not None:
                 cause = Cause.STOPPED if self.client.is_stopped() else Cause.STUCK
-            elif reading.exception() is not None:
+            elif reading.done() and reading.exception() is not None:
                 logger.error("reading from the engine core failed", exc_info=reading.exception())
                 cause = Cause.UNREADABLE
         finally:
@@ -131,8 +132,9 @@ class Supervisor:
     async def _until_silent(self, reading: "asyncio.Task[None]", pending: Callable[[], bool]) -> float | None:
         watch, last, heartbeat = Watch(self.deadlines), time.monotonic(), self.client.heartbeat
         while True:
+            had_died = self.client.has_died()  # what it had said by then has a whole look's time to be read
             await asyncio.wait((reading,), timeout=POLL_S)
-            if reading.done():
+            if reading.done() or had_died:
                 return None
             now = time.monotonic()
             silent_s = watch.look(heartbeat.beats, heartbeat.phase, pending=pending(), elapsed_s=now - last)
