@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from kvasir.executor import StepHandle
 from kvasir.executor.uniproc import LocalWorker
-from kvasir.messages import Ready, SchedulerOutput
+from kvasir.messages import Ready, SchedulerOutput, TokenMasks
 
 
 class AcceleratorError(RuntimeError):
@@ -80,8 +80,8 @@ class PoisonedWorker:
         self._poison.before_step(plan)
         self._worker.execute_model(plan)
 
-    def sample_tokens(self, step_id: int) -> StepHandle:
-        return self._worker.sample_tokens(step_id)
+    def sample_tokens(self, step_id: int, masks: TokenMasks | None = None) -> StepHandle:
+        return self._worker.sample_tokens(step_id, masks)
 
     def call(self, name: str, args: dict[str, Any]) -> Any:
         return self._worker.call(name, args)

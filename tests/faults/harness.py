@@ -19,7 +19,7 @@ from tests.faults.poisoned_core import POISON
 from tests.http.live import CLIENT
 from tests.http.test_live import metric, process
 
-__all__ = ["KINDS", "Answer", "Hurt", "Progress", "hurt_server", "metric", "run_all"]
+__all__ = ["KINDS", "Answer", "Hurt", "Progress", "core_pid", "hurt_server", "metric", "run_all"]
 
 GOLDEN = Path(__file__).parents[1] / "e2e" / "data" / "demo_golden.jsonl"
 
@@ -33,6 +33,12 @@ _TOOLS = _tool_call()
 _FREE = {"max_tokens": 160, "ignore_eos": True}
 _COUNT = [{"role": "user", "content": "Count down from 60 to 1."}]
 
+_PERSON = {"name": {"type": "string", "minLength": 8, "maxLength": 20}, "age": {"type": "integer"}}
+_PEOPLE = {
+    "type": "array", "minItems": 3, "maxItems": 3,
+    "items": {"type": "object", "additionalProperties": False, "properties": _PERSON, "required": ["name", "age"]},
+}  # fmt: skip
+
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("/v1/chat/completions", {"messages": _COUNT, "temperature": 0, "max_tokens": 400}),
     "seeded": ("/v1/completions", {"prompt": "A list of names", "temperature": 0.9, "seed": 11, **_FREE}),
@@ -40,6 +46,14 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "tools": (
         "/v1/chat/completions",
         {"messages": _TOOLS["messages"], "tools": _TOOLS["tools"], "temperature": 0, "max_tokens": 200},
+    ),
+    "grammar": (
+        "/v1/chat/completions",
+        {
+            "messages": [{"role": "user", "content": "Make a record of three people."}], "temperature": 0.9, "seed": 21,
+            "max_tokens": 400,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "people", "schema": _PEOPLE}},
+        },
     ),
     "logprobs": (
         "/v1/completions",
@@ -85,6 +99,22 @@ class Answer:
         assert self.logprobs == pytest.approx(other.logprobs, abs=1e-3)  # a prefill rounds otherwise than decodes do
 
 
+def core_pid(server_pid: int) -> int | None:
+    """The child that runs the core, if there is one now."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        ours = b"kvasir.assembly.core" in command or b"tests.faults.poisoned_core" in command
+        if int(stat[1]) == server_pid and ours and stat[0] != "Z":
+            return int(entry.name)
+    return None
+
+
 @dataclass
 class Hurt:
     """A server and what can be done to it."""
@@ -94,18 +124,7 @@ class Hurt:
     incident_dir: Path
 
     def core_pid(self) -> int | None:
-        """The child that runs the core, if there is one now."""
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if int(stat[1]) == self.server.pid and b"_core" in command.replace(b".core", b"_core") and stat[0] != "Z":
-                return int(entry.name)
-        return None
+        return core_pid(self.server.pid)
 
     def signal_core(self, signum: int = signal.SIGKILL) -> int:
         """Sends a signal to the core as soon as there is one."""

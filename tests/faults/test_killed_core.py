@@ -1,5 +1,6 @@
 """`kill -9` of the engine core under a real server, in the middle of streams: no token is lost or repeated."""
 
+import json
 import os
 import random
 import signal
@@ -25,6 +26,7 @@ def hurt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hurt]:
 def undisturbed(hurt: Hurt) -> dict[str, Answer]:
     answers = run_all(hurt, list(KINDS))
     assert answers["stop"].texts[0] and answers["stop"].texts[0] in answers["plain"].texts[0]
+    assert len(json.loads(answers["grammar"].texts[0])) == 3
     assert answers["tools"].calls and answers["logprobs"].logprobs and len(answers["n3"].texts) == 3
     return answers
 

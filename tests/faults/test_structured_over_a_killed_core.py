@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import jsonschema
 
-from tests.faults.test_killed_core import core_pid
+from tests.faults.harness import core_pid
 from tests.http.test_live import process
 from tests.structured.schemas import SCHEMAS
 
