@@ -118,3 +118,16 @@ def test_resumed_requests_go_on_where_they_were() -> None:
     heard.tokens["r6"] = list(known)
     heard.run(core)
     assert heard.tokens["r6"] == expected("r6")
+
+
+def test_blocks_that_nobody_holds_are_missed_when_the_core_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("kvasir.engine.core.logger.error", lambda text, *values: said.append(text % values))
+    core = fake_core()
+    core.add_request(request("r3", PROMPTS["r3"]))
+    Heard().run(core)
+    core.check_idle()
+    assert not said
+    monkeypatch.setattr(type(core.scheduler.kv), "num_used_blocks", 3)
+    core.check_idle()
+    assert said == ["3 KV blocks are in use and there is no request: a leak, please report it"]

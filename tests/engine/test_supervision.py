@@ -37,9 +37,15 @@ def listen(engine: AsyncLLM) -> list[Recovery]:
     return heard
 
 
-@pytest.mark.parametrize("overlapped", [True, False])
 @pytest.mark.parametrize(
-    ("deed", "cause"), [("abort", "crashed"), ("exit", "crashed"), ("orphan", "crashed"), ("device", "device_fault")]
+    ("deed", "cause", "overlapped"),
+    [
+        ("abort", "crashed", True),
+        ("exit", "crashed", False),
+        ("orphan", "crashed", True),
+        ("device", "device_fault", True),
+        ("device", "device_fault", False),
+    ],
 )
 async def test_a_request_that_ends_the_core_is_refused_and_the_others_lose_nothing(
     deed: str, cause: str, overlapped: bool, tmp_path: Path
