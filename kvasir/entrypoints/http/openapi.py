@@ -22,6 +22,7 @@ _GETS = {
     "/v1/responses/{response_id}": "A stored response; with stream=true the events of a background one.",
     "/v1/responses/{response_id}/input_items": "What a stored response was asked.",
     "/health": "200 while the engine runs and the server is not draining, else 503.",
+    "/ready": "200 while a new request is served in its turn, else 503.",
     "/ping": "The same as /health.",
     "/version": "Kvasir's version.",
     "/metrics": "Prometheus text.",
