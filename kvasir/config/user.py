@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 from kvasir.config.attention import AttentionConfig
+from kvasir.config.batch import BatchConfig
 from kvasir.config.cache import CacheConfig
 from kvasir.config.compilation import CompilationConfig
 from kvasir.config.device import DeviceConfig
@@ -36,7 +37,7 @@ ENGINE_SECTIONS: tuple[type, ...] = (
     SupervisionConfig,
     StructuredConfig,
 )
-SERVER_SECTIONS: tuple[type, ...] = (ServerConfig,)
+SERVER_SECTIONS: tuple[type, ...] = (ServerConfig, BatchConfig)
 
 S = TypeVar("S")
 

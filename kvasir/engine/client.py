@@ -132,7 +132,7 @@ class ProcessClient:
     def send(self, message: EngineCoreRequest | Control) -> None:
         """Does nothing once the core is gone: its successor is told of every live request."""
         assert self._writer is not None
-        if not self._is_gone:
+        if not (self._is_gone or self._writer.is_closing()):  # uvloop raises where it has closed, before we read so
             self._writer.write(frames.pack(wire.encode(message)))
 
     async def call(self, name: str, **args: Any) -> Any:

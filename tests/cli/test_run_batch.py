@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from kvasir.entrypoints.batch import BatchRunner, _write_answers
+from kvasir.entrypoints.batch import LineAnswerer, OneModel
+from kvasir.entrypoints.batch.file import OrderedRun, write_answers
 from kvasir.entrypoints.http.serving import Serving
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.errors import EngineDeadError, QueueFullError
@@ -24,7 +25,7 @@ def line(custom_id: str, url: str, **body: Any) -> bytes:
 def run(engine: FakeEngine, content: bytes, concurrency: int = 4) -> list[dict[str, Any]]:
     sink = io.BytesIO()
     serving = Serving(engine, ServerSettings())  # type: ignore[arg-type]
-    counts = asyncio.run(_write_answers(serving, io.BytesIO(content), sink, concurrency, False))
+    counts = asyncio.run(write_answers(serving, io.BytesIO(content), sink, concurrency, False))
     answers = [json.loads(x) for x in sink.getvalue().splitlines()]
     assert counts.total == len(answers)
     failed = [a for a in answers if a["error"] or a["response"]["status_code"] != 200]
@@ -90,7 +91,7 @@ def test_a_dead_engine_ends_the_run(tmp_path: Path) -> None:
     engine = FakeEngine(is_alive=False, dead_error="gone")
 
     async def consume() -> None:
-        runner = BatchRunner(Serving(engine, ServerSettings()), 2)  # type: ignore[arg-type]
+        runner = OrderedRun(LineAnswerer(OneModel(Serving(engine, ServerSettings()))), 2)  # type: ignore[arg-type]
         async for _ in runner.answers([line(str(i), COMPLETION, prompt="x") for i in range(5)]):
             pass
 

@@ -132,6 +132,7 @@ class Seen:
 class FakeEngine:
     script: Script = field(default_factory=Script)
     max_model_len: int = 256
+    max_num_seqs: int = 16
     served_model_name: tuple[str, ...] = ("fake", "fake-alias")
     tokenizer: ByteTokenizer | None = field(default_factory=ByteTokenizer)
     default_sampling_params: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +145,7 @@ class FakeEngine:
             model=SimpleNamespace(
                 served_model_name=self.served_model_name, max_model_len=self.max_model_len, max_logprobs=20
             ),
+            scheduler=SimpleNamespace(max_num_seqs=self.max_num_seqs, scheduling_policy="priority"),
             observability=SimpleNamespace(
                 disable_log_stats=False,
                 log_stats_interval_s=10.0,

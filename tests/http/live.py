@@ -47,9 +47,14 @@ def serving(engine: FakeEngine, settings: ServerSettings | None = None) -> Itera
     thread.start()
     while not server.started:
         threading.Event().wait(0.01)
+    live = LiveServer(engine, sock.getsockname()[1], loop, app, server)
+    for worker in app.state.workers:
+        live.on_loop(worker.start)
     try:
-        yield LiveServer(engine, sock.getsockname()[1], loop, app, server)
+        yield live
     finally:
+        for worker in app.state.workers:
+            asyncio.run_coroutine_threadsafe(worker.stop(), loop).result(10)
         server.should_exit = True
         server.force_exit = True
         thread.join(5)

@@ -15,7 +15,7 @@ def run(argv: Sequence[str]) -> int:
     EngineArgs.add_cli_args(parser)
     given = parser.parse_args(argv)
 
-    from kvasir.entrypoints.batch import run_batch_file
+    from kvasir.entrypoints.batch.file import run_batch_file
 
     counts = run_batch_file(
         EngineArgs.from_cli_args(given),

@@ -7,7 +7,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from kvasir.entrypoints.batch.answerer import OneModel
 from kvasir.entrypoints.http.anthropic.app import messages_routes
+from kvasir.entrypoints.http.batches.app import batch_routes
 from kvasir.entrypoints.http.engine_state import PATH, EngineStateRoute
 from kvasir.entrypoints.http.error_shapes import on_http_exception, on_unexpected
 from kvasir.entrypoints.http.generate import GenerateRoute
@@ -36,10 +38,11 @@ if TYPE_CHECKING:
 
 
 def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metrics: Metrics | None = None) -> Starlette:
-    """`app.state.inflight` is what a graceful stop waits for; `app.state.gate` has the keys and their counters.
+    """`app.state.inflight` is what a graceful stop waits for; `app.state.gate` has the keys and their counters;
+    `app.state.workers` run as long as the server does.
 
     Raises:
-        ConfigError: the keys cannot be read.
+        ConfigError: the keys or the folder of batches cannot be read.
     """
     settings = settings or ServerSettings()
     gate = Gate(gate_settings(settings.api_keys, settings.admin_keys, settings.api_keys_file, settings.usage_db))
@@ -49,7 +52,9 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
     tokens = TokenRoutes(serving)
     chat = GenerateRoute(ChatCompletionRequest, serving.chat, settings, inflight, metrics)
     completion = GenerateRoute(CompletionRequest, serving.completion, settings, inflight, metrics)
+    batches, workers = batch_routes(OneModel(serving), settings, inflight, engine.config.scheduler.max_num_seqs)
     routes = [
+        *batches,
         *responses_routes(serving, settings, inflight, metrics),
         *messages_routes(serving, settings, inflight, metrics),
         *pooling_routes(serving, settings),
@@ -86,6 +91,7 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
     app.router.redirect_slashes = False  # a redirect would lose the body of a POST
     app.state.inflight = inflight
     app.state.gate = gate
+    app.state.workers = workers
     return app
 
 

@@ -33,20 +33,23 @@ class PoolingError(UserError):
 
 def pooling_routes(serving: Serving, settings: ServerSettings) -> list[Route]:
     return [
-        Route(path, JsonRoute(PoolingRequest, _Refusal(serving, what), settings), methods=["POST"])
-        for path, what in POOLING_PATHS.items()
+        Route(path, JsonRoute(PoolingRequest, _Refusal(serving, path), settings), methods=["POST"])
+        for path in POOLING_PATHS
     ]
 
 
+def pooling_error(path: str, model: str) -> PoolingError:
+    return PoolingError(
+        f"{POOLING_PATHS[path]} needs a pooling model, and {model} generates text. This version of Kvasir serves "
+        "generating models only.",
+        param="model",
+    )
+
+
 class _Refusal:
-    def __init__(self, serving: Serving, what: str):
+    def __init__(self, serving: Serving, path: str):
         self._serving = serving
-        self._what = what
+        self._path = path
 
     async def __call__(self, request: PoolingRequest) -> None:
-        name = self._serving.check_model(request.model)
-        raise PoolingError(
-            f"{self._what} needs a pooling model, and {name} generates text. This version of Kvasir serves generating "
-            "models only.",
-            param="model",
-        )
+        raise pooling_error(self._path, self._serving.check_model(request.model))

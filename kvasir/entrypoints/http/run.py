@@ -25,6 +25,8 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     check_parsers(server_args.tool_call_parser, server_args.reasoning_parser)
     load_ring(server_args.api_keys(), server_args.admin_api_key, server_args.api_keys_file)
     tls = make_tls(server_args)
+    if server_args.batch_dir is not None and "scheduling_policy" not in engine_args.given:
+        engine_args.scheduling_policy = "priority"  # so that lines of batches wait for interactive requests
     sock = bind(server_args.host, server_args.port, server_args.uds)
     signal.signal(signal.SIGTERM, _stop_starting)
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from starlette.applications import Starlette
 
+from kvasir.config.batch import BatchConfig
 from kvasir.entrypoints.http.app import build_app
 from kvasir.entrypoints.http.engine_state import NoPollingInAccessLog
 from kvasir.entrypoints.http.guard.gate import Gate
@@ -52,6 +53,7 @@ def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
         trust_request_chat_template=args.trust_request_chat_template,
         default_chat_template_kwargs=args.default_chat_template_kwargs,
         web_page=not args.disable_web,
+        batches=args.section(BatchConfig),
         allowed_origins=tuple(args.allowed_origins),
         allowed_methods=tuple(args.allowed_methods),
         allowed_headers=tuple(args.allowed_headers),
@@ -116,8 +118,12 @@ class Server:
         chores = (self._announce(), self._watch_engine(), self._log_stats(), self._gate.run(), self._watch_files())
         helpers = [asyncio.create_task(c) for c in chores]
         stopping = asyncio.create_task(self._stop.wait())
+        for worker in self._app.state.workers:
+            worker.start()
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            for worker in self._app.state.workers:
+                await worker.stop()
             if not serving.done():
                 await self._drain(self._app.state.inflight)
                 self._uvicorn.should_exit = True

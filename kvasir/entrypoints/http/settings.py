@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvasir.config.batch import BatchConfig
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -28,6 +30,7 @@ class ServerSettings:
         responses_store_bytes: memory for responses that can be asked for again; 0 keeps none.
         responses_ttl_s: how long one is kept.
         web_page: serve the page at `/`; its files need no key.
+        batches: where files and batches are kept, and their bounds.
         allowed_origins: CORS origins; empty means that no CORS headers are sent.
     """
 
@@ -50,6 +53,7 @@ class ServerSettings:
     responses_store_bytes: int = 64 << 20
     responses_ttl_s: float = 3600.0
     web_page: bool = True
+    batches: BatchConfig = BatchConfig()
     allowed_origins: tuple[str, ...] = ()
     allowed_methods: tuple[str, ...] = ("*",)
     allowed_headers: tuple[str, ...] = ("*",)
