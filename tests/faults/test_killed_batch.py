@@ -43,9 +43,7 @@ def test_a_batch_goes_on_after_its_server_was_ended(tmp_path: Path, signum: int)
     with process(*flags) as (url, server):
         client = client_of(url)
         file = client.files.create(file=("in.jsonl", lines().encode()), purpose="batch")
-        batch_id = client.batches.create(
-            input_file_id=file.id, endpoint="/v1/completions", completion_window="24h"
-        ).id
+        batch_id = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h").id
         wait_for(client, batch_id, lambda batch: batch.request_counts.completed >= NUM_LINES // 4)
         core = core_pid(server.pid)
         server.send_signal(signum)

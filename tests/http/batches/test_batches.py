@@ -1,6 +1,7 @@
 """Files and batches with the official client, over a scripted engine."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,6 +169,34 @@ def test_cancel(client: OpenAI, live: LiveServer) -> None:
     client.files.delete(batch.input_file_id)
 
 
+def test_interactive_requests_go_first(client: OpenAI, live: LiveServer) -> None:
+    """Of 16 places, 14 are for lines; twelve streams come, and all but four lines leave until they are through."""
+    live.engine.script = Script(text="x" * 100, delay_s=0.01)
+    batch = create(client, "".join(line(f"l{i}", prompt="x", max_tokens=60) for i in range(40)))
+    while live.engine.running < 14:
+        time.sleep(0.005)
+
+    def stream() -> None:
+        list(client.completions.create(model="fake", prompt="x", max_tokens=99, stream=True))
+
+    threads = [threading.Thread(target=stream) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+
+    def running(priority: int) -> int:
+        return sum(not seen.ended and seen.priority == priority for seen in list(live.engine.seen))
+
+    deadline = time.monotonic() + 5
+    while running(0) < 12 or running(1000) > 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    for thread in threads:
+        thread.join()
+    batch = wait(client, batch)
+    assert answers(client, batch.output_file_id).keys() == {f"l{i}" for i in range(40)}
+    assert any(seen.closed_early for seen in live.engine.seen)
+
+
 def test_wrong_requests(client: OpenAI, live: LiveServer) -> None:
     file = client.files.create(file=b"x", purpose="batch").id
 
@@ -206,14 +235,20 @@ def test_wrong_requests(client: OpenAI, live: LiveServer) -> None:
         ("multipart/form-data; boundary=B", b"--B\r\n"),
         ("multipart/form-data; boundary=B", b"nonsense"),
         ("multipart/form-data; boundary=" + "B" * 500, b"--B"),
-        ("multipart/form-data; boundary=B", b'--B\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--B--'),
+        (
+            "multipart/form-data; boundary=B",
+            b'--B\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--B--',
+        ),
         ("multipart/form-data; boundary=B", b'--B\r\ncontent-disposition: form-data; name="file"\r\n\r\nx\r\n--B--'),
         (
             "multipart/form-data; boundary=B",
             b'--B\r\ncontent-disposition: form-data; name="purpose"\r\n\r\n' + b"x" * 5000 + b"\r\n--B--",
         ),
         ("multipart/form-data; boundary=B", b"--B\r\n" + b"a" * 100_000),
-        ("multipart/form-data; boundary=B", b'--B\r\ncontent-disposition: form-data; name="x"\r\n\r\n\r\n' * 40 + b"--B--"),
+        (
+            "multipart/form-data; boundary=B",
+            b'--B\r\ncontent-disposition: form-data; name="x"\r\n\r\n\r\n' * 40 + b"--B--",
+        ),
     ],
 )
 def test_uploads_that_are_none(live: LiveServer, tmp_path: Path, content_type: str, body: bytes) -> None:

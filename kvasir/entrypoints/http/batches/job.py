@@ -63,17 +63,21 @@ class BatchJob:
     def _batch(self) -> Batch:
         return self._stored.batch
 
-    @property
-    def _is_cancelled(self) -> bool:
-        return self._batch.status == "cancelling"
+    def _early_end(self) -> Status | None:
+        if self._batch.status == "cancelling":
+            return "cancelled"
+        return "expired" if self._clock() >= self._batch.expires_at else None
 
     async def run(self) -> None:
         """Raises what the disk or the engine raises; nothing is lost then, and a new job goes on from there."""
         if self._batch.status == "validating" and not await self._validate():
             return
-        journal = await asyncio.to_thread(
-            Journal, self._store.path(self._stored.output_id), self._store.path(self._stored.error_id)
-        )
+        output, errors = self._store.path(self._stored.output_id), self._store.path(self._stored.error_id)
+        try:
+            journal = await asyncio.to_thread(Journal, output, errors)
+        except ValueError as e:
+            await self._fail("unreadable_answers", f"answers of an earlier run cannot be read: {e}.")
+            return
         try:
             if journal.done:
                 logger.info("%s goes on: %d lines are answered", self._batch.id, len(journal.done))
@@ -90,7 +94,7 @@ class BatchJob:
             total = await asyncio.to_thread(self._count)
         except (UserError, OSError) as e:
             message = e.message if isinstance(e, UserError) else f"the input file cannot be read: {e.strerror}."
-            await self._fail(message)
+            await self._fail("invalid_input_file", message)
             return False
 
         def start(stored: StoredBatch) -> None:
@@ -122,8 +126,8 @@ class BatchJob:
 
     async def _answer_lines(self, journal: Journal) -> Status:
         """Runs the lines that have no answer yet; returns how the batch is to end."""
-        if self._is_cancelled:
-            return "cancelled"
+        if (early := self._early_end()) is not None:
+            return early
         feeder = asyncio.create_task(self._feed(set(journal.done)))
         try:
             while True:
@@ -134,12 +138,10 @@ class BatchJob:
                     raise self._failure
                 if feeder.done():
                     feeder.result()
-                if self._is_cancelled:
-                    return "cancelled"
                 if ended:
                     return "completed"
-                if self._clock() >= self._batch.expires_at:
-                    return "expired"
+                if (early := self._early_end()) is not None:
+                    return early
                 if feeder.done() and self._tasks:
                     await asyncio.wait(self._tasks, timeout=_FLUSH_S)
         finally:
@@ -224,6 +226,8 @@ class BatchJob:
             batch = stored.batch
             batch.output_file_id = stored.output_id if journal.num_completed else None
             batch.error_file_id = stored.error_id if journal.num_failed else None
+            counts = batch.request_counts
+            counts.total = max(counts.total, counts.completed + counts.failed)  # cancelled before it was counted
             batch.finalizing_at = int(now)
             batch.enter(end, now)
 
@@ -234,9 +238,9 @@ class BatchJob:
         counts = self._batch.request_counts
         logger.info("%s is %s: %d answered, %d failed", self._batch.id, end, counts.completed, counts.failed)
 
-    async def _fail(self, message: str) -> None:
+    async def _fail(self, code: str, message: str) -> None:
         def fail(stored: StoredBatch) -> None:
-            error = {"code": "invalid_input_file", "message": message, "param": "input_file_id", "line": None}
+            error = {"code": code, "message": message, "param": None, "line": None}
             stored.batch.errors = {"object": "list", "data": [error]}
             stored.batch.enter("failed", self._clock())
 
