@@ -226,29 +226,26 @@ def test_wrong_requests(client: OpenAI, live: LiveServer) -> None:
         client.batches.list(limit=10**9)
 
 
+FORM = "multipart/form-data; boundary=B"
+PART = b'--B\r\ncontent-disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+
+
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
         ("application/json", b"{}"),
         ("multipart/form-data", b""),
-        ("multipart/form-data; boundary=B", b""),
-        ("multipart/form-data; boundary=B", b"--B\r\n"),
-        ("multipart/form-data; boundary=B", b"nonsense"),
-        ("multipart/form-data; boundary=" + "B" * 500, b"--B"),
-        (
-            "multipart/form-data; boundary=B",
-            b'--B\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--B--',
-        ),
-        ("multipart/form-data; boundary=B", b'--B\r\ncontent-disposition: form-data; name="file"\r\n\r\nx\r\n--B--'),
-        (
-            "multipart/form-data; boundary=B",
-            b'--B\r\ncontent-disposition: form-data; name="purpose"\r\n\r\n' + b"x" * 5000 + b"\r\n--B--",
-        ),
-        ("multipart/form-data; boundary=B", b"--B\r\n" + b"a" * 100_000),
-        (
-            "multipart/form-data; boundary=B",
-            b'--B\r\ncontent-disposition: form-data; name="x"\r\n\r\n\r\n' * 40 + b"--B--",
-        ),
+        (FORM, b""),
+        (FORM, b"--B\r\n"),
+        (FORM, b"nonsense"),
+        (FORM.replace("=B", "=" + "B" * 500), b"--B"),
+        (FORM, PART % (b"purpose", b"batch") + b"--B--"),
+        (FORM, PART % (b"file", b"x") + b"--B--"),
+        (FORM, PART % (b"purpose", b"batch") + PART % (b"file", b"x")),
+        (FORM, PART % (b"file", b"x") * 2 + b"--B--"),
+        (FORM, PART % (b"purpose", b"x" * 5000) + b"--B--"),
+        (FORM, b"--B\r\n" + b"a" * 100_000),
+        (FORM, PART % (b"x", b"") * 40 + b"--B--"),
     ],
 )
 def test_uploads_that_are_none(live: LiveServer, tmp_path: Path, content_type: str, body: bytes) -> None:
