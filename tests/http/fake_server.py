@@ -11,7 +11,7 @@ import uvloop
 
 from kvasir.config import ServerArgs
 from kvasir.entrypoints.http.listener import bind, listen
-from kvasir.entrypoints.http.server import Server, settings_of
+from kvasir.entrypoints.http.server import server_of, settings_of
 from kvasir.entrypoints.http.tls import make_tls
 from tests.http.fake_engine import FakeEngine, Script
 
@@ -34,7 +34,7 @@ def main() -> int:
 
     threading.Thread(target=die_when_told, daemon=True).start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(engine, settings_of(args, engine), sock, args, make_tls(args)).run())  # type: ignore[arg-type]
+        return runner.run(server_of(engine, settings_of(args, engine), sock, args, make_tls(args)).run())  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

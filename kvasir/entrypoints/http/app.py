@@ -1,5 +1,6 @@
 """Composition of the HTTP app: routes and middleware, from a list, in one place."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -9,7 +10,7 @@ from starlette.routing import Route
 
 from kvasir.entrypoints.batch.answerer import OneModel
 from kvasir.entrypoints.http.anthropic.app import messages_routes
-from kvasir.entrypoints.http.batches.app import batch_routes
+from kvasir.entrypoints.http.batches.app import Worker, batch_routes
 from kvasir.entrypoints.http.engine_state import PATH, EngineStateRoute
 from kvasir.entrypoints.http.error_shapes import on_http_exception, on_unexpected
 from kvasir.entrypoints.http.generate import GenerateRoute
@@ -21,6 +22,7 @@ from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.middleware import RequestIdMiddleware
 from kvasir.entrypoints.http.pooling import pooling_routes
 from kvasir.entrypoints.http.responses.app import responses_routes
+from kvasir.entrypoints.http.responses.store import ResponseStore
 from kvasir.entrypoints.http.routes import JsonRoute, SystemRoutes, TokenRoutes
 from kvasir.entrypoints.http.schema import (
     ChatCompletionRequest,
@@ -38,24 +40,53 @@ if TYPE_CHECKING:
 
 
 def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metrics: Metrics | None = None) -> Starlette:
-    """`app.state.inflight` is what a graceful stop waits for; `app.state.gate` has the keys and their counters;
-    `app.state.workers` run as long as the server does.
+    """The app of a server with one model.
 
     Raises:
         ConfigError: the keys or the folder of batches cannot be read.
     """
     settings = settings or ServerSettings()
-    gate = Gate(gate_settings(settings.api_keys, settings.admin_keys, settings.api_keys_file, settings.usage_db))
+    gate = make_gate(settings)
     serving = Serving(engine, settings, metrics)
     inflight = Inflight(lambda: engine.check_room(deadline=current_caller().deadline))
     system = SystemRoutes(serving, inflight, metrics)
-    tokens = TokenRoutes(serving)
-    chat = GenerateRoute(ChatCompletionRequest, serving.chat, settings, inflight, metrics)
-    completion = GenerateRoute(CompletionRequest, serving.completion, settings, inflight, metrics)
     batches, workers = batch_routes(OneModel(serving), settings, inflight, engine.config.scheduler.max_num_seqs)
     routes = [
         *batches,
-        *responses_routes(serving, settings, inflight, metrics),
+        *model_routes(serving, settings, inflight, metrics),
+        Route("/v1/models", system.models),
+        Route("/v1/models/{name:path}", system.model),
+        Route("/health", system.health),
+        Route("/ready", system.ready),
+        Route("/ping", system.health, methods=["GET", "POST"]),
+        Route("/version", system.version),
+        Route("/metrics", system.metrics),
+        Route("/load", system.load),
+        Route(PATH, EngineStateRoute(serving, inflight, metrics).show),
+        Route("/v1/requests/{request_id}/timeline", system.timeline),
+        Route("/openapi.json", system.openapi),
+        *AdminRoutes(engine, inflight, gate).routes(),
+    ]
+    return make_app(routes, settings, gate, inflight, workers)
+
+
+def make_gate(settings: ServerSettings) -> Gate:
+    return Gate(gate_settings(settings.api_keys, settings.admin_keys, settings.api_keys_file, settings.usage_db))
+
+
+def model_routes(
+    serving: Serving,
+    settings: ServerSettings,
+    inflight: Inflight,
+    metrics: Metrics | None,
+    store: ResponseStore | None = None,
+) -> list[Route]:
+    """What one model answers. `store` has the responses of several models, where there are several."""
+    tokens = TokenRoutes(serving)
+    chat = GenerateRoute(ChatCompletionRequest, serving.chat, settings, inflight, metrics)
+    completion = GenerateRoute(CompletionRequest, serving.completion, settings, inflight, metrics)
+    return [
+        *responses_routes(serving, settings, inflight, metrics, store),
         *messages_routes(serving, settings, inflight, metrics),
         *pooling_routes(serving, settings),
         Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -70,19 +101,15 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
         ),
         Route("/tokenize", JsonRoute(TokenizeRequest, tokens.tokenize, settings), methods=["POST"]),
         Route("/detokenize", JsonRoute(DetokenizeRequest, tokens.detokenize, settings), methods=["POST"]),
-        Route("/v1/models", system.models),
-        Route("/v1/models/{name:path}", system.model),
-        Route("/health", system.health),
-        Route("/ready", system.ready),
-        Route("/ping", system.health, methods=["GET", "POST"]),
-        Route("/version", system.version),
-        Route("/metrics", system.metrics),
-        Route("/load", system.load),
-        Route(PATH, EngineStateRoute(serving, inflight, metrics).show),
-        Route("/v1/requests/{request_id}/timeline", system.timeline),
-        Route("/openapi.json", system.openapi),
-        *AdminRoutes(engine, inflight, gate).routes(),
     ]
+
+
+def make_app(
+    routes: list[Route], settings: ServerSettings, gate: Gate, inflight: Inflight, workers: Sequence[Worker] = ()
+) -> Starlette:
+    """`app.state.inflight` is what a graceful stop waits for; `app.state.gate` has the keys and their counters;
+    `app.state.workers` run as long as the server does.
+    """
     app = Starlette(
         routes=routes,
         middleware=_middleware(settings, gate),

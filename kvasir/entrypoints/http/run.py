@@ -35,9 +35,9 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
         close(sock)
         raise
     try:
-        from kvasir.entrypoints.http.server import Server, settings_of
+        from kvasir.entrypoints.http.server import server_of, settings_of
 
-        server = Server(engine, settings_of(server_args, engine), sock, server_args, tls)
+        server = server_of(engine, settings_of(server_args, engine), sock, server_args, tls)
         listen(sock)
     except BaseException:
         engine.shutdown()

@@ -18,11 +18,10 @@ from kvasir.entrypoints.http.guard.gate import Gate
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.listener import BACKLOG, address, close, is_public
 from kvasir.entrypoints.http.protocol import BoundedHttpProtocol
+from kvasir.entrypoints.http.served import Served, ServedEngine
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.entrypoints.http.tls import CHECK_EVERY_S, Tls
-from kvasir.errors import KvasirError
 from kvasir.logger import get_logger
-from kvasir.observability import Metrics, StatLoggers, make_tracer
 
 if TYPE_CHECKING:
     from kvasir.config import ServerArgs
@@ -61,45 +60,30 @@ def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
     )
 
 
-def make_metrics(engine: "AsyncLLM") -> Metrics:
-    """Everything that looks on while the engine works, listening to it.
-
-    Raises:
-        ConfigError: traces are asked for and OpenTelemetry is not installed.
-    """
-    settings, name = engine.config.observability, engine.config.model.served_model_name[0]
-    metrics = Metrics(name, settings.metrics_prefix + ":", engine.admission)
-    metrics.tracer = make_tracer(settings.otlp_traces_endpoint, name)
-    plugins = StatLoggers(name)
-    metrics.stat_loggers = plugins if len(plugins) else None
-    engine.add_stats_listener(metrics.on_scheduler_stats)
-    engine.add_recovery_listener(metrics.on_recovery)
-    engine.add_output_listener(metrics.timelines.on_core_output)
-    return metrics
-
-
 class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # signals are ours: uvicorn would stop listening before the streams are done
 
 
+def server_of(
+    engine: "AsyncLLM", settings: ServerSettings, sock: socket.socket, args: "ServerArgs", tls: Tls | None = None
+) -> "Server":
+    """A server of one engine."""
+    served = ServedEngine(engine)
+    return Server(served, build_app(engine, settings, served.metrics), sock, args, tls)
+
+
 class Server:
     """One listening server: accept, answer, drain, stop."""
 
     def __init__(
-        self,
-        engine: "AsyncLLM",
-        settings: ServerSettings,
-        sock: socket.socket,
-        args: "ServerArgs",
-        tls: Tls | None = None,
+        self, served: Served, app: Starlette, sock: socket.socket, args: "ServerArgs", tls: Tls | None = None
     ):
-        self._engine = engine
-        self._metrics = make_metrics(engine)
-        self._app = build_app(engine, settings, self._metrics)
-        self._offers = "a page at /, OpenAI API under /v1" if settings.web_page else "OpenAI API under /v1"
-        self._gate: Gate = self._app.state.gate
+        self._served = served
+        self._app = app
+        self._offers = "a page at /, OpenAI API under /v1" if not args.disable_web else "OpenAI API under /v1"
+        self._gate: Gate = app.state.gate
         self._tls = tls
         self._sock = sock
         self._address = address(sock, tls is not None)
@@ -129,14 +113,12 @@ class Server:
                 self._uvicorn.should_exit = True
             await serving
         finally:
-            died = not self._engine.is_alive
+            died = not self._served.is_alive
             for task in (*helpers, stopping):
                 task.cancel()
             close(self._sock)
             await self._gate.close()
-            if self._metrics.tracer is not None:
-                self._metrics.tracer.close()
-            self._engine.shutdown(_ABORT_GRACE_S if self._hurry.is_set() else _CORE_GRACE_S)
+            self._served.shutdown(_ABORT_GRACE_S if self._hurry.is_set() else _CORE_GRACE_S)
         logger.info("stopped")
         return 1 if died else 0
 
@@ -165,7 +147,7 @@ class Server:
     async def _drain(self, inflight: Inflight) -> None:
         """New requests get 503 from here on, though the socket still answers: a balancer should see a sentence."""
         inflight.draining = True
-        timeout_s = self._shutdown_timeout if self._engine.is_alive else 0.0
+        timeout_s = self._shutdown_timeout if self._served.is_alive else 0.0
         if len(inflight):
             logger.info("draining: %d answers in flight, up to %g s", len(inflight), timeout_s)
         idle = asyncio.create_task(inflight.wait_idle(timeout_s))
@@ -180,26 +162,23 @@ class Server:
     async def _announce(self) -> None:
         while not self._uvicorn.started:
             await asyncio.sleep(0.005)
-        names = ", ".join(self._engine.config.model.served_model_name)
+        names = ", ".join(self._served.names)
         logger.info("serving %s on %s (%s)", names, self._address, self._offers)
         if self._gate.is_open and is_public(self._sock):
             logger.warning("no API key is set and others can reach %s: anybody may use the model", self._address)
 
     async def _watch_engine(self) -> None:
         """A server without an engine must not linger: ended with an exit code, it gets restarted."""
-        while self._engine.is_alive:
-            with contextlib.suppress(KvasirError):  # a core that dies before the first request is noticed, too
-                await self._engine.check_health()
+        while self._served.is_alive:
+            await self._served.look()
             await asyncio.sleep(_ALIVE_CHECK_S)
-        logger.error("the engine died (%s): the server stops", self._engine.dead_error)
+        logger.error("the engine died (%s): the server stops", self._served.dead_error)
         self._stop.set()
 
     async def _log_stats(self) -> None:
-        settings = self._engine.config.observability
-        while not settings.disable_log_stats:
-            await asyncio.sleep(settings.log_stats_interval_s)
-            line = self._metrics.line.take()
-            if line is not None:
+        while self._served.log_interval_s:
+            await asyncio.sleep(self._served.log_interval_s)
+            for line in self._served.log_lines():
                 logger.info("%s", line)
 
 
