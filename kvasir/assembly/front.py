@@ -53,6 +53,12 @@ def make_async_llm(args: EngineArgs) -> AsyncLLM:
     report = StartupReport.begin()
     resolved = resolve(args, usage="server", facts=gather_facts(args))
     report.mark("configuration")
+    return start_async_llm(resolved, report)
+
+
+def start_async_llm(resolved: Resolved, report: StartupReport | None = None) -> AsyncLLM:
+    """The same, once the options are settled; `report` has what was done before."""
+    report = report or StartupReport()
     supervisor = _make_supervisor(resolved.config)
     supervisor.launch()
     try:

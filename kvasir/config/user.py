@@ -16,6 +16,7 @@ from kvasir.config.model import ModelConfig
 from kvasir.config.observability import ObservabilityConfig
 from kvasir.config.option import HIDDEN, Option, options_of
 from kvasir.config.parallel import ParallelConfig
+from kvasir.config.router import RouterConfig
 from kvasir.config.scheduler import SchedulerConfig
 from kvasir.config.server import ServerConfig
 from kvasir.config.structured import StructuredConfig
@@ -37,7 +38,7 @@ ENGINE_SECTIONS: tuple[type, ...] = (
     SupervisionConfig,
     StructuredConfig,
 )
-SERVER_SECTIONS: tuple[type, ...] = (ServerConfig, BatchConfig)
+SERVER_SECTIONS: tuple[type, ...] = (ServerConfig, BatchConfig, RouterConfig)
 
 S = TypeVar("S")
 

@@ -307,13 +307,27 @@ class AsyncLLM:
 
     def shutdown(self, timeout_s: float = 10.0) -> None:
         """Ends the core process; one that is not gone by then is killed. Idempotent."""
-        if not self._closing:
-            self._closing = True
-            self.is_alive = False
-            self.dead_error = "The engine was shut down."
-            if self._reader is not None:
-                self._reader.cancel()
+        if self._close():
             self._supervisor.close(timeout_s)
+
+    async def aclose(self, timeout_s: float = 10.0) -> None:
+        """The same where other engines share the event loop: it goes on while the core ends."""
+        if self._close():
+            client = self._supervisor.client
+            client.hang_up()
+            await asyncio.to_thread(client.wait_exit, timeout_s)
+            self._supervisor.close(timeout_s)
+
+    def _close(self) -> bool:
+        """Takes no more; False when that was done before."""
+        if self._closing:
+            return False
+        self._closing = True
+        self.is_alive = False
+        self.dead_error = "The engine was shut down."
+        if self._reader is not None:
+            self._reader.cancel()
+        return True
 
 
 class _Expiry:

@@ -174,10 +174,14 @@ class ProcessClient:
             self.kill()
             return self.process.returncode
 
-    def close(self, timeout_s: float = 10.0) -> None:
-        """Closes the socket, which ends the core; kills it if it does not end in time."""
+    def hang_up(self) -> None:
+        """Ends the talk, and so the core; does not wait for it."""
         with contextlib.suppress(OSError):  # the core may have closed its end already
             self._sock.shutdown(socket.SHUT_RDWR)  # at once; closing the writer would wait for the event loop
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Closes the socket, which ends the core; kills it if it does not end in time."""
+        self.hang_up()
         if self._writer is not None:
             self._writer.close()
         else:

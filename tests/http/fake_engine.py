@@ -162,6 +162,10 @@ class FakeEngine:
     def running(self) -> int:
         return sum(not s.ended for s in self.seen)
 
+    @property
+    def num_unfinished(self) -> int:
+        return self.running
+
     async def check_health(self) -> None:
         if not self.is_alive:
             raise EngineDeadError(self.dead_error or "dead")
@@ -190,6 +194,9 @@ class FakeEngine:
 
     def shutdown(self, timeout_s: float = 0.0) -> None:
         self.is_alive = False
+
+    async def aclose(self) -> None:
+        self.shutdown()
 
     async def generate(
         self,

@@ -34,7 +34,7 @@ def main() -> int:
 
     threading.Thread(target=die_when_told, daemon=True).start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(server_of(engine, settings_of(args, engine), sock, args, make_tls(args)).run())  # type: ignore[arg-type]
+        return runner.run(server_of(engine, settings_of(args, log_requests=False), sock, args, make_tls(args)).run())  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -38,6 +38,13 @@ class LiveServer:
 def serving(engine: FakeEngine, settings: ServerSettings | None = None) -> Iterator[LiveServer]:
     metrics = Metrics(engine.served_model_name[0])
     app = build_app(engine, settings, metrics)  # type: ignore[arg-type]
+    with running(app, engine) as live:
+        yield live
+
+
+@contextmanager
+def running(app: Any, engine: FakeEngine) -> Iterator[LiveServer]:
+    """Any app, with what works beside it; `engine` is for the tests to look at."""
     sock = bind("127.0.0.1", 0, None)
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", loop="asyncio", lifespan="off", http=BoundedHttpProtocol)

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from starlette.types import Send
 
 _JSON_HEADERS = ((b"content-type", b"application/json"),)
-_SSE_HEADERS = (
+SSE_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would hold tokens back
@@ -41,7 +41,7 @@ class Reply:
                 await asyncio.wait((first,), timeout=self._headers_wait_s)
                 if first.done():
                     first.result()
-                await self._start(_SSE_HEADERS)
+                await self._start(SSE_HEADERS)
                 while not first.done():
                     await self._write(KEEP_ALIVE)
                     await asyncio.wait((first,), timeout=KEEP_ALIVE_S)

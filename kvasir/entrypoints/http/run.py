@@ -27,6 +27,10 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     tls = make_tls(server_args)
     if server_args.batch_dir is not None and "scheduling_policy" not in engine_args.given:
         engine_args.scheduling_policy = "priority"  # so that lines of batches wait for interactive requests
+    if server_args.model_dir is not None or server_args.models_config is not None:
+        from kvasir.entrypoints.router.run import run_router
+
+        return run_router(engine_args, server_args, tls)
     sock = bind(server_args.host, server_args.port, server_args.uds)
     signal.signal(signal.SIGTERM, _stop_starting)
     try:
@@ -37,7 +41,8 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     try:
         from kvasir.entrypoints.http.server import server_of, settings_of
 
-        server = server_of(engine, settings_of(server_args, engine), sock, server_args, tls)
+        settings = settings_of(server_args, engine.config.observability.enable_log_requests)
+        server = server_of(engine, settings, sock, server_args, tls)
         listen(sock)
     except BaseException:
         engine.shutdown()

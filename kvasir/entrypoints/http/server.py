@@ -34,7 +34,7 @@ _CORE_GRACE_S = 10.0
 _ALIVE_CHECK_S = 1.0
 
 
-def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
+def settings_of(args: "ServerArgs", log_requests: bool) -> ServerSettings:
     return ServerSettings(
         api_keys=args.api_keys(),
         admin_keys=tuple(args.admin_api_key),
@@ -56,7 +56,7 @@ def settings_of(args: "ServerArgs", engine: "AsyncLLM") -> ServerSettings:
         allowed_origins=tuple(args.allowed_origins),
         allowed_methods=tuple(args.allowed_methods),
         allowed_headers=tuple(args.allowed_headers),
-        log_requests=engine.config.observability.enable_log_requests,
+        log_requests=log_requests,
     )
 
 
@@ -106,6 +106,7 @@ class Server:
             worker.start()
         try:
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            self._app.state.inflight.draining = True  # new requests get 503 from here on; the socket still answers
             for worker in self._app.state.workers:
                 await worker.stop()
             if not serving.done():
@@ -145,8 +146,7 @@ class Server:
             self._tls.reload_if_changed()
 
     async def _drain(self, inflight: Inflight) -> None:
-        """New requests get 503 from here on, though the socket still answers: a balancer should see a sentence."""
-        inflight.draining = True
+        """Answers in flight may end; a balancer that asks meanwhile should see a sentence, not a closed socket."""
         timeout_s = self._shutdown_timeout if self._served.is_alive else 0.0
         if len(inflight):
             logger.info("draining: %d answers in flight, up to %g s", len(inflight), timeout_s)
