@@ -29,6 +29,7 @@ ASK = {"messages": [{"role": "user", "content": "Hello there, how are you?"}], "
 def process(
     *flags: str, model: str | None = None, module: str = "kvasir", env: dict[str, str] | None = None
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Without a model a tiny one; with an empty name none, for flags that name several."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -37,13 +38,13 @@ def process(
         "-m",
         module,
         "serve",
-        model or str(checkpoint("qwen3")),
+        *([str(checkpoint("qwen3"))] if model is None else [model] if model else []),
         "--port",
         str(port),
         "--dtype",
         "float32",
     ]
-    command += [] if model else ["--kv-cache-memory", "8MiB", "--served-model-name", "tiny"]
+    command += [] if model is not None else ["--kv-cache-memory", "8MiB", "--served-model-name", "tiny"]
     command += flags
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
     with tempfile.TemporaryFile() as log:
