@@ -9,12 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from openai import OpenAI
 
 from tests.fixtures import checkpoint
 from tests.http import sse
-from tests.http.live import CLIENT
 from tests.http.test_live import process
 
 ASSETS = Path(str(files("kvasir"))) / "assets"
@@ -24,7 +24,9 @@ MODELS = {
     "tiny/qwen3": checkpoint("qwen3"),
     "tiny/llama": checkpoint("llama"),
 }
-FLAGS = ("--kv-cache-memory", "16MiB", "--models-max", "2", "--max-core-restarts", "0")
+ADMIN = "an-admin-key-for-tests"
+CLIENT = httpx.Client(verify=False, trust_env=False, headers={"authorization": f"Bearer {ADMIN}"})
+FLAGS = ("--admin-api-key", ADMIN, "--kv-cache-memory", "16MiB", "--models-max", "2", "--max-core-restarts", "0")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_models_come_and_go(server: tuple[str, int]) -> None:
     loaded = {name for name, status in states(url).items() if status["value"] == "loaded"}
     assert loaded == {"kvasir-demo-draft", "tiny/qwen3"}
     assert complete(url, "kvasir-demo")["choices"][0]["text"] == texts["kvasir-demo"], "also after coming back"
-    client = OpenAI(base_url=url + "/v1", api_key="none", max_retries=0)
+    client = OpenAI(base_url=url + "/v1", api_key=ADMIN, max_retries=0)
     chat = client.chat.completions.create(model="kvasir-demo", messages=[{"role": "user", "content": "Hi!"}])
     assert chat.choices[0].message.content
 

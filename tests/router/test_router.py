@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from kvasir.entrypoints.router.app import MODEL_PATHS, build_router
 from kvasir.entrypoints.router.catalog import Catalog
 from kvasir.entrypoints.router.pool import Bounds, ModelPool
 from tests.http.fake_engine import FakeEngine, Script
-from tests.http.live import CLIENT, LiveServer, running
+from tests.http.live import LiveServer, running
 from tests.router.starters import FakeStarter
 
+ADMIN = "an-admin-key-for-tests"
+HEADERS = {"authorization": f"Bearer {ADMIN}"}
 HI: Any = [{"role": "user", "content": "Hi"}]
 YAML = """
 models:
@@ -38,11 +41,14 @@ models:
 """
 
 
+CLIENT = httpx.Client(verify=False, trust_env=False, headers=HEADERS)
+
+
 class Bench:
     def __init__(self, live: LiveServer, pool: ModelPool, starter: FakeStarter):
         self.live, self.pool, self.starter = live, pool, starter
         self.url = live.url
-        self.client = OpenAI(base_url=live.url + "/v1", api_key="none", max_retries=0)
+        self.client = OpenAI(base_url=live.url + "/v1", api_key=ADMIN, max_retries=0)
 
     def ask(self, model: str | None, **more: Any) -> str:
         body = {"model": model, "messages": HI, **more}
@@ -65,6 +71,17 @@ class Bench:
         while not done():
             assert time.monotonic() < deadline, self.states()
             time.sleep(0.01)
+
+    def open_late(self, model: str, after_s: float = 0.5) -> None:
+        """The model's load takes so long, from when it begins."""
+        gate = self.starter.gates[model] = threading.Event()
+
+        def run() -> None:
+            self.until(lambda: self.pool.find(model).state == "loading")
+            time.sleep(after_s)
+            gate.set()
+
+        threading.Thread(target=run).start()
 
     def in_thread(self, *args: Any, **more: Any) -> "Asked":
         return Asked(lambda: self.ask(*args, **more))
@@ -104,7 +121,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
             path.write_text(text)
             starter = FakeStarter()
             bounds = {"max_loaded": 2, **bounds}
-            settings = settings or ServerSettings(headers_wait_s=0.1)
+            settings = replace(settings or ServerSettings(headers_wait_s=0.1), admin_keys=(ADMIN,))
             pool, app = build_router(Catalog(EngineArgs(), None, str(path)), starter, Bounds(**bounds), settings, 16)  # type: ignore[arg-type]
             return Bench(stack.enter_context(running(app, FakeEngine())), pool, starter)
 
@@ -179,8 +196,7 @@ def test_streams_are_kept_alive_while_they_wait(
 ) -> None:
     monkeypatch.setattr(dispatch, "KEEP_ALIVE_S", 0.1)
     bench = make()
-    bench.starter.gates["a"] = threading.Event()
-    threading.Timer(0.6, bench.starter.gates["a"].set).start()
+    bench.open_late("a")
     body = {"model": "a", "messages": HI, "input": "Hi", "max_tokens": 50, "stream": True}
     if path == "/v1/responses":
         del body["max_tokens"]
@@ -205,8 +221,7 @@ def test_a_failure_ends_a_stream_that_has_begun(make: Callable[..., Bench]) -> N
 
     def fail_soon() -> None:
         bench.pool.find("a").forgive()
-        bench.starter.gates["a"] = threading.Event()
-        threading.Timer(0.4, bench.starter.gates["a"].set).start()
+        bench.open_late("a")
 
     fail_soon()
     with pytest.raises(openai.APIError, match="its weights are torn"):
@@ -215,7 +230,7 @@ def test_a_failure_ends_a_stream_that_has_begun(make: Callable[..., Bench]) -> N
     (event,) = bench.client.responses.create(model="a", input="Hi", stream=True)
     assert event.type == "error" and "its weights are torn" in event.message and event.code == "model_failed"
     fail_soon()
-    messages = Anthropic(base_url=bench.url, api_key="x", max_retries=0).messages
+    messages = Anthropic(base_url=bench.url, api_key=ADMIN, max_retries=0).messages
     with pytest.raises(anthropic.APIError, match="its weights are torn"):
         list(messages.create(model="a", messages=HI, max_tokens=5, stream=True))
 
@@ -296,7 +311,7 @@ def test_who_hangs_up_waits_no_more(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.starter.gates["a"] = threading.Event()
     for stream in (False, True):
-        with pytest.raises(httpx.TimeoutException), httpx.Client(timeout=0.3) as client:
+        with pytest.raises(httpx.TimeoutException), httpx.Client(timeout=0.3, headers=HEADERS) as client:
             body = {"model": "a", "messages": HI, "stream": stream}
             with client.stream("POST", bench.url + "/v1/chat/completions", json=body) as response:
                 response.read()
@@ -376,16 +391,28 @@ def test_engine_state(make: Callable[..., Bench]) -> None:
 
 
 def test_keys_hold_for_everything(make: Callable[..., Bench]) -> None:
-    bench = make(settings=ServerSettings(api_keys=("secret-key",)))
-    for path in ("/v1/chat/completions", "/admin/models/load"):
-        assert CLIENT.post(bench.url + path, json={"model": "a", "messages": HI}).status_code == 401
-    assert CLIENT.get(bench.url + "/v1/models").status_code == 401 and bench.starter.started == {}
-    response = CLIENT.post(
-        bench.url + "/v1/chat/completions",
-        json={"model": "a", "messages": HI},
-        headers={"authorization": "Bearer secret-key", "x-request-id": "mine"},
-    )
-    assert response.status_code == 200 and response.headers.get_list("x-request-id") == ["mine"]
+    bench = make(settings=ServerSettings(api_keys=("a-secret-key-of-a-user",)))
+    user = {"authorization": "Bearer a-secret-key-of-a-user", "x-request-id": "mine"}
+    asked = {"model": "a", "messages": HI}
+    with httpx.Client() as client:
+        for path in ("/v1/chat/completions", "/admin/models/load"):
+            assert client.post(bench.url + path, json=asked).status_code == 401
+        assert client.get(bench.url + "/v1/models").status_code == 401 and bench.starter.started == {}
+        assert client.post(bench.url + "/admin/models/load", json=asked, headers=user).status_code == 403
+        response = client.post(bench.url + "/v1/chat/completions", json=asked, headers=user)
+        assert response.status_code == 200 and response.headers.get_list("x-request-id") == ["mine"]
+        assert client.get(bench.url + "/v1/requests/mine/timeline", headers=user).status_code == 200
+    assert bench.starter.engine("a").seen[0].terms.tenant == "key-1"
+
+
+def test_admin_routes_of_every_server(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.ask("a")
+    assert CLIENT.post(bench.url + "/pause").status_code == 200
+    response = CLIENT.post(bench.url + "/v1/chat/completions", json={"model": "a", "messages": HI})
+    assert response.status_code == 503 and "paused" in response.text
+    CLIENT.post(bench.url + "/resume")
+    assert bench.ask("a") == "I am a."
 
 
 def test_batches_over_several_models(make: Callable[..., Bench], tmp_path: Path) -> None:

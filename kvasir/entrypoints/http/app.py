@@ -50,7 +50,9 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
     serving = Serving(engine, settings, metrics)
     inflight = Inflight(lambda: engine.check_room(deadline=current_caller().deadline))
     system = SystemRoutes(serving, inflight, metrics)
-    batches, workers = batch_routes(OneModel(serving), settings, inflight, engine.config.scheduler.max_num_seqs)
+    batches, workers = batch_routes(
+        OneModel(serving), settings, inflight, engine.config.scheduler.max_num_seqs, gate.account_named
+    )
     routes = [
         *batches,
         *model_routes(serving, settings, inflight, metrics),

@@ -1,7 +1,7 @@
 """Routes that do not generate: models, tokens, health, metrics."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -120,6 +120,17 @@ def _rendered(model: str, request: SamplingFields, prompt: RenderedPrompt, param
     }
 
 
+def timeline_response(request: Request, metrics: Sequence[Metrics]) -> Response:
+    """Of the request that the path names, wherever it was answered."""
+    name, caller = request.path_params["request_id"], current_caller()
+    found = [t for each in metrics for t in each.timelines.find(name) if caller.may_see(t.info.tenant)]
+    if not found:
+        return error_response(NotFoundError(f"nothing is known of request {name!r:.200}; the latest are kept."))
+    now = time.time()
+    prompts = [timeline.report(now) for timeline in found]
+    return json_response({"id": name, "object": "request.timeline", "prompts": prompts})
+
+
 class SystemRoutes:
     """What operators ask: is it up, what does it serve, how busy is it."""
 
@@ -155,15 +166,7 @@ class SystemRoutes:
 
     async def timeline(self, request: Request) -> Response:
         """Of the latest requests; a key sees its own, an admin's all."""
-        name, caller = request.path_params["request_id"], current_caller()
-        found = self._metrics.timelines.find(name) if self._metrics is not None else []
-        found = [t for t in found if caller.may_see(t.info.tenant)]
-        if not found:
-            return error_response(NotFoundError(f"nothing is known of request {name!r:.200}; the latest are kept."))
-        now = time.time()
-        return json_response(
-            {"id": name, "object": "request.timeline", "prompts": [timeline.report(now) for timeline in found]}
-        )
+        return timeline_response(request, [] if self._metrics is None else [self._metrics])
 
     async def metrics(self, request: Request) -> Response:
         body = b"" if self._metrics is None else self._metrics.render()

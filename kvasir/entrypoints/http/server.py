@@ -77,9 +77,7 @@ def server_of(
 class Server:
     """One listening server: accept, answer, drain, stop."""
 
-    def __init__(
-        self, served: Served, app: Starlette, sock: socket.socket, args: "ServerArgs", tls: Tls | None = None
-    ):
+    def __init__(self, served: Served, app: Starlette, sock: socket.socket, args: "ServerArgs", tls: Tls | None = None):
         self._served = served
         self._app = app
         self._offers = "a page at /, OpenAI API under /v1" if not args.disable_web else "OpenAI API under /v1"

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.routing import Route, Router
 
-from kvasir.entrypoints.http.app import make_app, model_routes
+from kvasir.entrypoints.http.app import make_app, make_gate, model_routes
 from kvasir.entrypoints.http.batches.app import batch_routes
 from kvasir.entrypoints.http.engine_state import PATH, EngineStateRoute
+from kvasir.entrypoints.http.guard.admin import AdminRoutes
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.pooling import POOLING_PATHS
 from kvasir.entrypoints.http.responses.app import make_store, stored_routes
 from kvasir.entrypoints.http.responses.store import ResponseStore
 from kvasir.entrypoints.http.routes import JsonRoute
+from kvasir.entrypoints.http.served import make_metrics
 from kvasir.entrypoints.http.serving import Serving
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.entrypoints.router.catalog import Catalog
@@ -23,7 +25,6 @@ from kvasir.entrypoints.router.model import Loaded, Model
 from kvasir.entrypoints.router.pool import Bounds, ModelPool
 from kvasir.entrypoints.router.routes import ModelRequest, ModelRoutes, RouterSystemRoutes
 from kvasir.entrypoints.router.starter import Starter
-from kvasir.observability import Metrics
 
 if TYPE_CHECKING:
     from kvasir.engine.async_llm import AsyncLLM
@@ -51,13 +52,16 @@ def build_router(
 
     Args:
         batch_places: requests that run in an engine at the same time, for batches.
+
+    Raises:
+        ConfigError: the keys or the folder of batches cannot be read.
     """
-    inflight = Inflight()
+    gate, inflight = make_gate(settings), Inflight()
     store = make_store(settings)
     pool = ModelPool(catalog, starter, bounds, _wiring(settings, inflight, store))
     models, system = ModelRoutes(pool), RouterSystemRoutes(pool, inflight)
     dispatch = Dispatch(pool, settings, inflight)
-    batches, workers = batch_routes(pool, settings, inflight, batch_places)
+    batches, workers = batch_routes(pool, settings, inflight, batch_places, gate.account_named)
     routes = [
         *batches,
         *(Route(path, dispatch, methods=["POST"]) for path in MODEL_PATHS),
@@ -72,9 +76,11 @@ def build_router(
         Route("/metrics", system.metrics),
         Route("/load", system.load),
         Route(PATH, system.engine_state),
+        Route("/v1/requests/{request_id}/timeline", system.timeline),
         Route("/openapi.json", system.openapi),
+        *AdminRoutes(pool, inflight, gate).routes(),
     ]
-    return pool, make_app(routes, settings, inflight, [*workers, pool])
+    return pool, make_app(routes, settings, gate, inflight, [*workers, pool])
 
 
 def _wiring(
@@ -82,9 +88,7 @@ def _wiring(
 ) -> Callable[[Model, "AsyncLLM", int], Loaded]:
     def make_loaded(model: Model, engine: "AsyncLLM", num_bytes: int) -> Loaded:
         own = replace(settings, **dict(model.spec.server))
-        if model.metrics is None:
-            model.metrics = Metrics(model.spec.name)
-        engine.add_stats_listener(model.metrics.on_scheduler_stats)
+        model.metrics = make_metrics(engine)
         serving = Serving(engine, own, model.metrics)
         routes = model_routes(serving, own, inflight, model.metrics, store)
         return Loaded(engine, serving, Router(routes), EngineStateRoute(serving, inflight, model.metrics), num_bytes)

@@ -49,7 +49,7 @@ class Model:
 
     Attributes:
         reason: why it failed.
-        metrics: of all its loads; made with the first one.
+        metrics: of its present load, or of its last one.
         num_leases: requests that use it now.
         num_wanted: requests that wait for it.
     """
@@ -82,16 +82,23 @@ class Model:
         self.use()
 
     def become_unloaded(self) -> None:
-        self.state, self.reason, self.loaded = "unloaded", None, None
+        self.state, self.reason = "unloaded", None
         self._failures = 0
+        self._let_go()
 
     def fail(self, error: BaseException) -> None:
-        self.state, self.loaded = "failed", None
+        self.state = "failed"
+        self._let_go()
         known = isinstance(error, KvasirError)
         self.reason = str(error) if known else "the server failed to load it; its log has the details."
         pause_s = min(_FIRST_PAUSE_S * 2**self._failures, _MAX_PAUSE_S)
         self._failures += 1
         self._retry_at = self._clock() + pause_s
+
+    def _let_go(self) -> None:
+        self.loaded = None
+        if self.metrics is not None and self.metrics.tracer is not None:
+            self.metrics.tracer.close()
 
     def check_failed(self) -> None:
         """Raises ModelFailedError until the pause after a failure is over."""

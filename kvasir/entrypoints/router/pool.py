@@ -146,6 +146,11 @@ class ModelPool:
         finally:
             self.give_back(model)
 
+    async def reset_prefix_cache(self) -> bool:
+        """Of all models that are loaded."""
+        loaded = [model.loaded.engine for model in self._models.values() if model.loaded is not None]
+        return all([await engine.reset_prefix_cache() for engine in loaded])
+
     # -- loading and unloading --------------------------------------------------------------------------------
 
     async def load(self, model: Model, wait: bool = True) -> None:

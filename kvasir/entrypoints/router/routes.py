@@ -11,7 +11,7 @@ from kvasir import __version__
 from kvasir.entrypoints.http.errors import error_response, log_unexpected
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.openapi import openapi
-from kvasir.entrypoints.http.routes import json_response
+from kvasir.entrypoints.http.routes import json_response, timeline_response
 from kvasir.entrypoints.router.metrics import merge
 from kvasir.entrypoints.router.model import Model
 from kvasir.entrypoints.router.pool import ModelPool
@@ -92,6 +92,10 @@ class RouterSystemRoutes:
     async def metrics(self, request: Request) -> Response:
         pages = (model.metrics.render() for model in self._pool.models() if model.metrics is not None)
         return Response(merge(pages), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def timeline(self, request: Request) -> Response:
+        """Of the latest requests; a key sees its own, an admin's all."""
+        return timeline_response(request, [m.metrics for m in self._pool.models() if m.metrics is not None])
 
     async def openapi(self, request: Request) -> Response:
         return json_response(openapi())

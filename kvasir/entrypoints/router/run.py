@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kvasir.config import ObservabilityConfig
 from kvasir.entrypoints.http.listener import bind, close, listen
 from kvasir.entrypoints.http.server import Server, settings_of
+from kvasir.entrypoints.http.tls import Tls
 from kvasir.entrypoints.router.app import build_router
 from kvasir.entrypoints.router.catalog import Catalog
 from kvasir.entrypoints.router.pool import Bounds, ModelPool
@@ -45,7 +46,7 @@ class ServedModels:
         self._pool.shutdown()
 
 
-def run_router(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
+def run_router(engine_args: "EngineArgs", server_args: "ServerArgs", tls: Tls | None = None) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     import uvloop
 
@@ -63,6 +64,6 @@ def run_router(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     except BaseException:
         close(sock)
         raise
-    server = Server(ServedModels(pool, observability), app, sock, server_args)
+    server = Server(ServedModels(pool, observability), app, sock, server_args, tls)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(server.run())

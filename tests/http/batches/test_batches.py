@@ -277,3 +277,32 @@ def test_storage_is_bounded(tmp_path: Path) -> None:
             client.files.create(file=b"x", purpose="batch")
         client.files.delete(file.id)
         client.files.create(file=b"x", purpose="batch")
+
+
+def test_a_key_sees_its_own_and_pays_for_it(tmp_path: Path) -> None:
+    keys = ("the-key-of-ann-0001", "the-key-of-bob-0002")
+    settings = ServerSettings(
+        api_keys=keys, admin_keys=("the-key-of-the-boss",), batches=BatchConfig(batch_dir=str(tmp_path))
+    )
+    with serving(FakeEngine(), settings) as live:
+        ann, bob, boss = (
+            OpenAI(base_url=live.url + "/v1", api_key=key, max_retries=0) for key in (*keys, "the-key-of-the-boss")
+        )
+        batch = wait(ann, create(ann, line("a") + line("b")))
+        assert batch.status == "completed" and len(ann.files.list().data) == 2
+        assert bob.files.list().data == [] and bob.batches.list().data == []
+        for call in (
+            lambda: bob.files.content(batch.output_file_id),
+            lambda: bob.files.delete(batch.input_file_id),
+            lambda: bob.batches.retrieve(batch.id),
+            lambda: bob.batches.cancel(batch.id),
+            lambda: bob.batches.create(
+                input_file_id=batch.input_file_id, endpoint=COMPLETIONS, completion_window="24h"
+            ),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                call()
+        assert boss.batches.retrieve(batch.id) == batch
+        account = live.app.state.gate.account_named("key-1")
+        assert account.today.completion_tokens == 6
+        assert {seen.terms.tenant for seen in live.engine.seen} == {"key-1"}

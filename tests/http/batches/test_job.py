@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from kvasir.entrypoints.batch.lines import BatchAnswer, BatchResponse
+from kvasir.entrypoints.http.batches import job as job_module
 from kvasir.entrypoints.http.batches import journal as journal_module
 from kvasir.entrypoints.http.batches.gate import Gate
 from kvasir.entrypoints.http.batches.job import BatchJob
 from kvasir.entrypoints.http.batches.schema import Batch, StoredBatch
 from kvasir.entrypoints.http.batches.store import Store
+from kvasir.entrypoints.http.guard.account import Account
+from kvasir.entrypoints.http.guard.keys import NOBODY, ApiKey
 from kvasir.errors import EngineDeadError
 
 NUM_LINES = 200
@@ -43,21 +46,22 @@ class Bench:
         self.store = Store(str(folder))
         self.answerer = Answerer(random.Random(seed))
         self.interactive = 0
+        self.account: Account | None = Account(NOBODY)
         self.gate = Gate(32, None, lambda: self.interactive)
         path = self.store.upload_path()
         path.write_text("".join(json.dumps({"custom_id": str(i), "url": "/x", "body": {}}) + "\n" for i in self.lines))
-        file = self.store.add_file(path, "f", "batch", 3600)
+        file = self.store.add_file(path, "f", "batch", 3600, "")
         batch = Batch(
             id="batch_0a", endpoint="/x", input_file_id=file.id, completion_window="24h",
             created_at=1, expires_at=int(expires_at),
         )  # fmt: skip
-        self.store.add_batch(StoredBatch(batch=batch, output_id="file-0", error_id="file-1"))
+        self.store.add_batch(StoredBatch(batch=batch, owner="", output_id="file-0", error_id="file-1"))
 
     lines = range(1, NUM_LINES + 1)
 
     def job(self, clock: Any = lambda: 1e9) -> BatchJob:
         return BatchJob(
-            self.store.batch("batch_0a"), self.store, self.answerer, self.gate,  # type: ignore[arg-type]
+            self.store.batch("batch_0a"), self.store, self.answerer, self.gate, lambda name: self.account,  # type: ignore[arg-type]
             max_line_bytes=1 << 20, file_ttl_s=3600.0, clock=clock,
         )  # fmt: skip
 
@@ -78,7 +82,7 @@ class Bench:
         assert (counts.total, counts.completed, counts.failed) == (NUM_LINES, len(output), len(errors))
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id is not None:
-                assert self.store.file(file_id).bytes == self.store.path(file_id).stat().st_size
+                assert self.store.file(file_id, None).bytes == self.store.path(file_id).stat().st_size
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -160,3 +164,26 @@ async def test_cancelled_before_it_began(tmp_path: Path) -> None:
     await bench.job().run()
     assert bench.batch.status == "cancelled" and bench.answerer.tries == {}
     bench.check()
+
+
+async def test_a_key_at_its_limit_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_module, "_LIMIT_POLL_S", 0.05)
+    now = 1e9
+    bench = Bench(tmp_path)
+    bench.account = Account(ApiKey(name="a", requests_per_minute=NUM_LINES // 2), lambda: now)
+    task = asyncio.create_task(bench.job().run())
+    await asyncio.sleep(1)
+    assert len(bench.answerer.tries) == NUM_LINES // 2 and not task.done()
+    now += 60
+    await task
+    bench.check()
+    assert (bench.account.today.requests, bench.account.today.refused) == (NUM_LINES, 0)
+
+
+async def test_a_key_that_is_gone_ends_its_batches(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.account = None
+    await bench.job().run()
+    bench.check()
+    assert {row["error"]["code"] for row in bench.rows(bench.batch.error_file_id)} == {"invalid_api_key"}
+    assert bench.answerer.tries == {}

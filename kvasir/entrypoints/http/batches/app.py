@@ -1,5 +1,6 @@
 """The Files and Batches API: on with a folder, and without one a sentence that says how to turn it on."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from starlette.requests import Request
@@ -8,11 +9,15 @@ from starlette.routing import Route
 
 from kvasir.entrypoints.batch.answerer import ServedModels
 from kvasir.entrypoints.http.errors import error_response
+from kvasir.entrypoints.http.guard.account import Account
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.errors import UserError
 
 _PATHS = ("/v1/files", "/v1/files/{rest:path}", "/v1/batches", "/v1/batches/{rest:path}")
+
+
+Accounts = Callable[[str], Account | None]
 
 
 class BatchesOffError(UserError):
@@ -30,12 +35,13 @@ class Worker(Protocol):
 
 
 def batch_routes(
-    models: ServedModels, settings: ServerSettings, inflight: Inflight, capacity: int
+    models: ServedModels, settings: ServerSettings, inflight: Inflight, capacity: int, accounts: Accounts
 ) -> tuple[list[Route], list[Worker]]:
     """The routes, and what is to be started and stopped with the server.
 
     Args:
         capacity: requests that run in the engine at the same time.
+        accounts: of keys by their names.
 
     Raises:
         ConfigError: the folder cannot be used.
@@ -45,7 +51,7 @@ def batch_routes(
         return [Route(path, _off, methods=["GET", "POST", "DELETE"]) for path in _PATHS], []
     from kvasir.entrypoints.http.batches.service import make_batches  # a server without batches need not import it
 
-    routes, worker = make_batches(folder, models, settings, inflight, capacity)
+    routes, worker = make_batches(folder, models, settings, inflight, capacity, accounts)
     return routes, [worker]
 
 

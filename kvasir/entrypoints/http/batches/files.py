@@ -12,6 +12,7 @@ from kvasir.entrypoints.http.batches.schema import BATCH_PURPOSE, MAX_WINDOW_S, 
 from kvasir.entrypoints.http.batches.store import Store
 from kvasir.entrypoints.http.batches.upload import Form, read_form
 from kvasir.entrypoints.http.errors import BodyTooLargeError, ClientGone, error_response, log_unexpected
+from kvasir.entrypoints.http.guard.caller import current_caller
 from kvasir.entrypoints.http.routes import json_response
 from kvasir.errors import QueueFullError, UserError
 
@@ -59,7 +60,8 @@ class UploadRoute:
         try:
             form = await read_form(scope, receive, path, self._config.batch_max_file_size, self._idle_s)
             filename, purpose, ttl_s = self._checked(form)
-            return await asyncio.to_thread(self._store.add_file, path, filename, purpose, ttl_s)
+            owner = current_caller().account.key.name
+            return await asyncio.to_thread(self._store.add_file, path, filename, purpose, ttl_s, owner)
         finally:
             path.unlink(missing_ok=True)
 
@@ -90,24 +92,28 @@ class FileRoutes:
     @guarded
     async def list(self, request: Request) -> Response:
         query = request.query_params
-        newest_first = query.get("order", "desc") == "desc"
+        newest_first, owner = query.get("order", "desc") == "desc", current_caller().sees_only
         limit = number(request, "limit", MAX_PAGE, MAX_PAGE)
         found = await asyncio.to_thread(
-            self._store.files, query.get("purpose"), limit, query.get("after"), newest_first
+            self._store.files, query.get("purpose"), limit, query.get("after"), newest_first, owner
         )
         return json_response(page(*found))
 
     @guarded
     async def show(self, request: Request) -> Response:
-        return json_response(await asyncio.to_thread(self._store.file, request.path_params["file_id"]))
+        return json_response(await self._file(request))
 
     @guarded
     async def content(self, request: Request) -> Response:
-        file = await asyncio.to_thread(self._store.file, request.path_params["file_id"])
+        file = await self._file(request)
         return FileResponse(self._store.path(file.id), media_type="application/jsonl", filename=file.filename)
 
     @guarded
     async def delete(self, request: Request) -> Response:
         file_id = request.path_params["file_id"]
-        await asyncio.to_thread(self._store.delete_file, file_id)
+        await asyncio.to_thread(self._store.delete_file, file_id, current_caller().sees_only)
         return json_response({"id": file_id, "object": "file", "deleted": True})
+
+    async def _file(self, request: Request) -> StoredFile:
+        owner = current_caller().sees_only
+        return await asyncio.to_thread(self._store.file, request.path_params["file_id"], owner)

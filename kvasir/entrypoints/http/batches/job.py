@@ -13,7 +13,9 @@ from kvasir.entrypoints.http.batches.gate import Gate, Withdrawn
 from kvasir.entrypoints.http.batches.journal import Journal, answer_id
 from kvasir.entrypoints.http.batches.schema import OUTPUT_PURPOSE, Batch, Status, StoredBatch, StoredFile
 from kvasir.entrypoints.http.batches.store import Store
-from kvasir.errors import UserError
+from kvasir.entrypoints.http.guard.account import Account
+from kvasir.entrypoints.http.guard.caller import Caller, set_caller
+from kvasir.errors import CapacityError, UserError
 from kvasir.logger import get_logger
 
 logger = get_logger(__name__)
@@ -21,6 +23,7 @@ logger = get_logger(__name__)
 MAX_LINES = 50_000
 _FLUSH_S = 0.2
 """How long an answer may wait for the disk; one flush makes all safe that came meanwhile."""
+_LIMIT_POLL_S = 10.0
 _READ_AHEAD_BYTES = 1 << 20
 _UNRUN = {
     "cancelled": ("batch_cancelled", "the batch was cancelled before this line was run."),
@@ -32,6 +35,7 @@ class BatchJob:
     """Runs one batch; `run` returns when it is over, and may be cancelled and started again at any point.
 
     Args:
+        accounts: of a key by its name, None when there is no such key any more.
         max_line_bytes: a longer line is refused.
         file_ttl_s: how long output files are kept, unless the batch says otherwise.
     """
@@ -42,6 +46,7 @@ class BatchJob:
         store: Store,
         answerer: LineAnswerer,
         gate: Gate,
+        accounts: Callable[[str], Account | None],
         *,
         max_line_bytes: int,
         file_ttl_s: float,
@@ -51,6 +56,7 @@ class BatchJob:
         self._store = store
         self._answerer = answerer
         self._gate = gate
+        self._accounts = accounts
         self._max_line_bytes = max_line_bytes
         self._file_ttl_s = file_ttl_s
         self._clock = clock
@@ -176,6 +182,10 @@ class BatchJob:
             message = f"the custom_id of line {number} is that of line {repeated} too."
             self._fresh[number] = refused_line(own_id, custom_id_of(line), "duplicate_custom_id", message)
             return
+        if not await self._admitted():
+            message = f"the key {self._stored.owner!r}, which made the batch, is no longer there."
+            self._fresh[number] = refused_line(own_id, custom_id_of(line), "invalid_api_key", message)
+            return
         work = partial(self._answerer.answer, line, own_id, batch.endpoint)
         withdrawals = 0
         while True:
@@ -184,6 +194,20 @@ class BatchJob:
                 return
             except Withdrawn:
                 withdrawals += 1
+
+    async def _admitted(self) -> bool:
+        """Waits while the owner's key is at one of its limits; what follows is done on its account."""
+        while True:
+            account = self._accounts(self._stored.owner)
+            if account is None:
+                return False
+            try:
+                account.admit()
+            except CapacityError as e:
+                await asyncio.sleep(min(max(e.retry_after_s, 1.0), _LIMIT_POLL_S))
+            else:
+                set_caller(Caller(account, self._batch.id, "/v1/batches"))
+                return True
 
     async def _flush(self, journal: Journal) -> None:
         """Answers to the disk, then the counts, and back comes the batch's status, which others may have changed."""

@@ -12,6 +12,7 @@ from kvasir.entrypoints.batch.urls import URLS, url_error
 from kvasir.entrypoints.http.batches.queries import guarded, number, page
 from kvasir.entrypoints.http.batches.schema import Batch, BatchRequest, StoredBatch, window_seconds
 from kvasir.entrypoints.http.batches.store import Store, new_file_id
+from kvasir.entrypoints.http.guard.caller import current_caller
 from kvasir.entrypoints.http.routes import json_response
 from kvasir.errors import UserError
 
@@ -32,6 +33,7 @@ class BatchRoutes:
         now = int(time.time())
         expires = request.output_expires_after
         stored = StoredBatch(
+            owner=current_caller().account.key.name,
             batch=Batch(
                 id=f"batch_{uuid.uuid4().hex}",
                 endpoint=request.endpoint,
@@ -51,13 +53,14 @@ class BatchRoutes:
 
     @guarded
     async def show(self, request: Request) -> Response:
-        stored = await asyncio.to_thread(self._store.batch, request.path_params["batch_id"])
+        batch_id, owner = request.path_params["batch_id"], current_caller().sees_only
+        stored = await asyncio.to_thread(self._store.batch, batch_id, owner)
         return json_response(stored.batch)
 
     @guarded
     async def list(self, request: Request) -> Response:
         limit, after = number(request, "limit", 20, MAX_PAGE), request.query_params.get("after")
-        rows, has_more = await asyncio.to_thread(self._store.batches, limit, after)
+        rows, has_more = await asyncio.to_thread(self._store.batches, limit, after, current_caller().sees_only)
         return json_response(page([stored.batch for stored in rows], has_more))
 
     @guarded
@@ -71,6 +74,7 @@ class BatchRoutes:
             elif batch.status not in ("cancelling", "cancelled"):
                 raise UserError(f"the batch is {batch.status} and cannot be cancelled.", param="batch_id")
 
-        stored = await asyncio.to_thread(self._store.change, request.path_params["batch_id"], cancel)
+        batch_id, owner = request.path_params["batch_id"], current_caller().sees_only
+        stored = await asyncio.to_thread(self._store.change, batch_id, cancel, owner=owner)
         self._wake()
         return json_response(stored.batch)

@@ -96,9 +96,11 @@ class StoredBatch(Struct, kw_only=True):
     Attributes:
         output_id, error_id: under which answers are written from the start; shown once they are complete.
         output_ttl_s: of those files; None: the server's.
+        owner: name of the key that made it.
     """
 
     batch: Batch
+    owner: str
     output_id: str
     error_id: str
     output_ttl_s: int | None = None

@@ -3,6 +3,7 @@
 from starlette.routing import Route
 
 from kvasir.entrypoints.batch.answerer import LineAnswerer, ServedModels
+from kvasir.entrypoints.http.batches.app import Accounts
 from kvasir.entrypoints.http.batches.files import FileRoutes, UploadRoute
 from kvasir.entrypoints.http.batches.gate import Gate
 from kvasir.entrypoints.http.batches.job import BatchJob
@@ -19,12 +20,13 @@ PRIORITY = 1000
 
 
 def make_batches(
-    folder: str, models: ServedModels, settings: ServerSettings, inflight: Inflight, capacity: int
+    folder: str, models: ServedModels, settings: ServerSettings, inflight: Inflight, capacity: int, accounts: Accounts
 ) -> tuple[list[Route], BatchWorker]:
     """The routes, and the worker to start and stop with the server.
 
     Args:
         capacity: requests that run in the engine at the same time.
+        accounts: of keys by their names.
 
     Raises:
         ConfigError: the folder cannot be used.
@@ -40,6 +42,7 @@ def make_batches(
             store,
             answerer,
             gate,
+            accounts,
             max_line_bytes=settings.max_body_bytes,
             file_ttl_s=config.batch_file_ttl,
         )

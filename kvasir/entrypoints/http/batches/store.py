@@ -23,13 +23,14 @@ MAX_BATCHES = 100_000
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, purpose TEXT NOT NULL, bytes INTEGER NOT NULL,
-    expires_at INTEGER, body BLOB NOT NULL);
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, owner TEXT NOT NULL, purpose TEXT NOT NULL,
+    bytes INTEGER NOT NULL, expires_at INTEGER, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS batches (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, status TEXT NOT NULL, input_id TEXT NOT NULL,
-    delete_at INTEGER, body BLOB NOT NULL);
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, owner TEXT NOT NULL, status TEXT NOT NULL,
+    input_id TEXT NOT NULL, delete_at INTEGER, body BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS batches_by_status ON batches (status);
 """
+_OWNED = "(? IS NULL OR owner = ?)"
 _BUSY_S = 30.0
 _ORPHAN_S = 3600.0
 
@@ -40,6 +41,8 @@ Page = tuple[list[S], bool]
 
 class Store:
     """One connection, one thread at a time.
+
+    What is asked for by somebody comes with `owner`, the only one whose things are found; None: everybody's.
 
     Raises:
         ConfigError: the folder cannot be used.
@@ -93,7 +96,7 @@ class Store:
 
     # -- files ------------------------------------------------------------------------------------------------
 
-    def add_file(self, uploaded: Path, filename: str, purpose: str, ttl_s: float) -> StoredFile:
+    def add_file(self, uploaded: Path, filename: str, purpose: str, ttl_s: float, owner: str) -> StoredFile:
         """Takes over a complete upload.
 
         Raises:
@@ -113,22 +116,24 @@ class Store:
             if count >= MAX_FILES:
                 raise UserError(f"there are {count} files, and the bound is {MAX_FILES}: delete some.")
             uploaded.rename(self.path(file.id))
-            _insert_file(db, file)
+            _insert_file(db, file, owner)
         sync_folder(self._contents)
         return file
 
-    def file(self, file_id: str) -> StoredFile:
+    def file(self, file_id: str, owner: str | None) -> StoredFile:
         """Raises NotFoundError."""
-        found = self._rows("SELECT body FROM files WHERE id = ?", (file_id,))
+        found = self._rows(f"SELECT body FROM files WHERE id = ? AND {_OWNED}", (file_id, owner, owner))
         if not found:
             raise NotFoundError(f"there is no file {file_id!r:.100} here.", param="file_id")
         return _decode(found[0], StoredFile)
 
-    def files(self, purpose: str | None, limit: int, after: str | None, newest_first: bool) -> Page[StoredFile]:
+    def files(
+        self, purpose: str | None, limit: int, after: str | None, newest_first: bool, owner: str | None
+    ) -> Page[StoredFile]:
         where, values = ("AND purpose = ?", (purpose,)) if purpose else ("", ())
-        return self._page("files", StoredFile, where, values, limit, after, newest_first)
+        return self._page("files", StoredFile, where, values, limit, after, newest_first, owner)
 
-    def delete_file(self, file_id: str) -> None:
+    def delete_file(self, file_id: str, owner: str | None) -> None:
         """Raises NotFoundError; UserError while an unfinished batch reads it."""
         with self._transaction() as db:
             user = db.execute(
@@ -137,7 +142,7 @@ class Store:
             ).fetchone()
             if user:
                 raise UserError(f"the batch {user[0]} reads this file: cancel it first, or wait.", param="file_id")
-            if not db.execute("DELETE FROM files WHERE id = ?", (file_id,)).rowcount:
+            if not db.execute(f"DELETE FROM files WHERE id = ? AND {_OWNED}", (file_id, owner, owner)).rowcount:
                 raise NotFoundError(f"there is no file {file_id!r:.100} here.", param="file_id")
         self.path(file_id).unlink(missing_ok=True)
 
@@ -152,25 +157,26 @@ class Store:
         """Raises NotFoundError when its input is not here, UserError when there are too many batches."""
         batch = stored.batch
         with self._transaction() as db:
-            if not db.execute("SELECT 1 FROM files WHERE id = ?", (batch.input_file_id,)).fetchone():
+            asked = (batch.input_file_id, stored.owner)
+            if not db.execute("SELECT 1 FROM files WHERE id = ? AND owner = ?", asked).fetchone():
                 raise NotFoundError(f"there is no file {batch.input_file_id!r:.100} here.", param="input_file_id")
             ((count,),) = db.execute("SELECT COUNT(*) FROM batches").fetchall()
             if count >= MAX_BATCHES:
                 raise UserError(f"there are {count} batches, and the bound is {MAX_BATCHES}.")
             db.execute(
-                "INSERT INTO batches (id, status, input_id, body) VALUES (?, ?, ?, ?)",
-                (batch.id, batch.status, batch.input_file_id, msgspec.json.encode(stored)),
+                "INSERT INTO batches (id, owner, status, input_id, body) VALUES (?, ?, ?, ?, ?)",
+                (batch.id, stored.owner, batch.status, batch.input_file_id, msgspec.json.encode(stored)),
             )
 
-    def batch(self, batch_id: str) -> StoredBatch:
+    def batch(self, batch_id: str, owner: str | None = None) -> StoredBatch:
         """Raises NotFoundError."""
-        found = self._rows("SELECT body FROM batches WHERE id = ?", (batch_id,))
+        found = self._rows(f"SELECT body FROM batches WHERE id = ? AND {_OWNED}", (batch_id, owner, owner))
         if not found:
             raise _no_batch(batch_id)
         return _decode(found[0], StoredBatch)
 
-    def batches(self, limit: int, after: str | None) -> Page[StoredBatch]:
-        return self._page("batches", StoredBatch, "", (), limit, after, newest_first=True)
+    def batches(self, limit: int, after: str | None, owner: str | None) -> Page[StoredBatch]:
+        return self._page("batches", StoredBatch, "", (), limit, after, True, owner)
 
     def unfinished(self, limit: int) -> list[StoredBatch]:
         """The oldest ones."""
@@ -183,16 +189,18 @@ class Store:
         fn: Callable[[StoredBatch], None],
         new_files: Sequence[StoredFile] = (),
         delete_at: float | None = None,
+        owner: str | None = None,
     ) -> StoredBatch:
         """Reads, changes and writes in one go; `new_files` come into being together with the change."""
         with self._transaction() as db:
-            found = db.execute("SELECT body FROM batches WHERE id = ?", (batch_id,)).fetchone()
+            query = f"SELECT body FROM batches WHERE id = ? AND {_OWNED}"
+            found = db.execute(query, (batch_id, owner, owner)).fetchone()
             if not found:
                 raise _no_batch(batch_id)
             stored = _decode(found, StoredBatch)
             fn(stored)
             for file in new_files:
-                _insert_file(db, file)
+                _insert_file(db, file, stored.owner)
             db.execute(
                 "UPDATE batches SET status = ?, body = ?, delete_at = COALESCE(?, delete_at) WHERE id = ?",
                 (stored.batch.status, msgspec.json.encode(stored), delete_at, batch_id),
@@ -233,15 +241,16 @@ class Store:
         limit: int,
         after: str | None,
         newest_first: bool,
+        owner: str | None,
     ) -> Page[S]:
         order, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
         if after is not None:
-            last = self._rows(f"SELECT seq FROM {table} WHERE id = ?", (after,))
+            last = self._rows(f"SELECT seq FROM {table} WHERE id = ? AND {_OWNED}", (after, owner, owner))
             if not last:
                 raise UserError(f"after must be an id of this list, got {after!r:.100}.", param="after")
             where, values = f"{where} AND seq {beyond} ?", (*values, last[0][0])
-        query = f"SELECT body FROM {table} WHERE 1 {where} ORDER BY seq {order} LIMIT ?"
-        rows = self._rows(query, (*values, limit + 1))
+        query = f"SELECT body FROM {table} WHERE {_OWNED} {where} ORDER BY seq {order} LIMIT ?"
+        rows = self._rows(query, (owner, owner, *values, limit + 1))
         return [_decode(row, cls) for row in rows[:limit]], len(rows) > limit
 
 
@@ -249,10 +258,10 @@ def new_file_id() -> str:
     return f"file-{uuid.uuid4().hex}"
 
 
-def _insert_file(db: sqlite3.Connection, file: StoredFile) -> None:
+def _insert_file(db: sqlite3.Connection, file: StoredFile, owner: str) -> None:
     db.execute(
-        "INSERT INTO files (id, purpose, bytes, expires_at, body) VALUES (?, ?, ?, ?, ?)",
-        (file.id, file.purpose, file.bytes, file.expires_at, msgspec.json.encode(file)),
+        "INSERT INTO files (id, owner, purpose, bytes, expires_at, body) VALUES (?, ?, ?, ?, ?, ?)",
+        (file.id, owner, file.purpose, file.bytes, file.expires_at, msgspec.json.encode(file)),
     )
 
 

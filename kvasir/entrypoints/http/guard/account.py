@@ -64,13 +64,19 @@ class Account:
         Raises:
             RateLimitError, QuotaError: it may not run now; the text says which limit and when.
         """
-        self._turn_day()
         try:
-            self._check()
+            self.admit()
         except (RateLimitError, QuotaError):
             self._count(Counts(refused=1))
             raise
         self.num_running += 1
+
+    def admit(self) -> None:
+        """The same for a request that nobody waits for, such as a line of a batch: it takes no place among those that
+        run, and to be refused is no event, since it asks again.
+        """
+        self._turn_day()
+        self._check()
         self.requests.take(1)
         self._count(Counts(requests=1))
 

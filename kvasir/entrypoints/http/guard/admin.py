@@ -1,7 +1,7 @@
 """Routes for whoever runs the server. The guard lets only admin keys through to them; without one they do not exist."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,18 +15,22 @@ from kvasir.entrypoints.http.routes import json_response
 from kvasir.errors import CapacityError, UserError
 from kvasir.logger import get_logger
 
-if TYPE_CHECKING:
-    from kvasir.engine.async_llm import AsyncLLM
-
 logger = get_logger(__name__)
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
+class Resettable(Protocol):
+    """One engine, or several."""
+
+    async def reset_prefix_cache(self) -> bool:
+        """False while requests hold blocks of it."""
+
+
 class AdminRoutes:
     """Each is logged with the name of the key that asked."""
 
-    def __init__(self, engine: "AsyncLLM", inflight: Inflight, gate: Gate):
+    def __init__(self, engine: Resettable, inflight: Inflight, gate: Gate):
         self._engine = engine
         self._inflight = inflight
         self._gate = gate

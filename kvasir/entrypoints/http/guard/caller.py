@@ -46,9 +46,14 @@ class Caller:
             return asked
         return f"{self.account.key.name}:{asked or ''}"
 
+    @property
+    def sees_only(self) -> str | None:
+        """Whose things are shown to this one; None: everybody's."""
+        return None if self.account.key.opens("admin") else self.account.key.name
+
     def may_see(self, owner: str) -> bool:
         """Whether what belongs to the key named `owner` may be shown to this one."""
-        return self.account.key.name == owner or self.account.key.opens("admin")
+        return self.sees_only in (None, owner)
 
 
 _CURRENT: ContextVar[Caller] = ContextVar("kvasir.caller")

@@ -57,6 +57,10 @@ class Gate:
         key = self.ring.find(secret)
         return None if key is None else self._accounts[key.name]
 
+    def account_named(self, name: str) -> Account | None:
+        """Of a key that is still there; the empty name is everybody's."""
+        return self.nobody if not name else self._accounts.get(name) if name in self.ring.by_name else None
+
     def reload(self) -> bool:
         """Reads the keys again; what is wrong with them is logged, and the old ones stay."""
         try:
