@@ -176,7 +176,7 @@ def test_all_who_wait_share_one_load(make: Callable[..., Bench]) -> None:
     bench.starter.gates["a"].set()
     assert [one.join() for one in asked] == ["I am a."] * 20
     assert len(bench.starter.started["a"]) == 1
-    assert bench.pool.find("a").num_leases == 0 and bench.pool.find("a").num_wanted == 0
+    bench.until(lambda: bench.pool.find("a").is_idle)
 
 
 def test_loaded_models_answer_while_another_loads(make: Callable[..., Bench]) -> None:
@@ -318,7 +318,7 @@ def test_who_hangs_up_waits_no_more(make: Callable[..., Bench]) -> None:
     bench.until(lambda: bench.pool.find("a").num_wanted == 0)
     bench.starter.gates["a"].set()
     bench.until(lambda: bench.states()["a"] == "loaded")
-    assert bench.pool.find("a").num_leases == 0
+    bench.until(lambda: bench.pool.find("a").is_idle)
     assert CLIENT.get(bench.url + "/load").json() == {"server_load": 0}
 
 
@@ -439,6 +439,6 @@ def test_many_at_once(make: Callable[..., Bench]) -> None:
     for name, one in asked:
         assert one.join() == f"I am {name}."
     assert len(bench.loaded()) <= 2
-    assert all(model.num_leases == 0 and model.num_wanted == 0 for model in bench.pool.models())
+    bench.until(lambda: all(model.is_idle for model in bench.pool.models()))
     alive = [engine for engines in bench.starter.started.values() for engine in engines if engine.is_alive]
     assert len(alive) == len(bench.loaded())
