@@ -8,6 +8,7 @@ import msgspec
 
 from kvasir import __version__
 from kvasir.entrypoints.http.anthropic.schema import CountTokensRequest, MessagesRequest
+from kvasir.entrypoints.http.batches.schema import BatchRequest
 from kvasir.entrypoints.http.responses.schema import InputTokensRequest, ResponsesRequest
 from kvasir.entrypoints.http.schema import (
     ChatCompletionRequest,
@@ -21,6 +22,11 @@ _GETS = {
     "/v1/models/{name}": "One model.",
     "/v1/responses/{response_id}": "A stored response; with stream=true the events of a background one.",
     "/v1/responses/{response_id}/input_items": "What a stored response was asked.",
+    "/v1/files": "Stored files (--batch-dir).",
+    "/v1/files/{file_id}": "One of them.",
+    "/v1/files/{file_id}/content": "Its bytes.",
+    "/v1/batches": "Batches (--batch-dir).",
+    "/v1/batches/{batch_id}": "One of them, with its progress.",
     "/health": "200 while the engine runs and the server is not draining, else 503.",
     "/ready": "200 while a new request is served in its turn, else 503.",
     "/ping": "The same as /health.",
@@ -39,6 +45,7 @@ POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "/v1/messages": (MessagesRequest, "Anthropic's Messages API, streamed or whole."),
     "/v1/messages/count_tokens": (CountTokensRequest, "How many input tokens a message request has."),
     "/v1/responses/input_tokens": (InputTokensRequest, "How many tokens a response's input has."),
+    "/v1/batches": (BatchRequest, "Starts a batch over a stored file."),
     "/v1/chat/completions/render": (ChatCompletionRequest, "A chat's prompt and token ids; the model is not run."),
     "/v1/completions/render": (CompletionRequest, "The same for the prompts of a text completion."),
     "/tokenize": (TokenizeRequest, "Text or messages to token ids."),
@@ -53,7 +60,7 @@ def openapi() -> dict[str, Any]:
     paths: dict[str, Any] = {path: {"get": _operation(text, path)} for path, text in _GETS.items()}
     for (path, (_, text)), ref in zip(POSTS.items(), refs, strict=True):
         body = {"required": True, "content": {"application/json": {"schema": ref}}}
-        paths[path] = {"post": {**_operation(text), "requestBody": body}}
+        paths.setdefault(path, {})["post"] = {**_operation(text), "requestBody": body}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Kvasir", "version": __version__},
