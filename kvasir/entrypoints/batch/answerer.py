@@ -93,16 +93,18 @@ class LineAnswerer:
         request: SamplingFields = decode(bytes(item.body), URLS[item.url])
         if request.stream:
             raise UserError("stream is not available in a batch; leave it out.", param="stream")
+        while True:
+            try:
+                return await self._ask(item.url, request, request_id)
+            except QueueFullError:
+                await asyncio.sleep(RETRY_S)
+
+    async def _ask(self, url: str, request: SamplingFields, request_id: str) -> bytes:
         async with self._models.lease(request.model) as serving:
             if serving.engine.config.scheduler.scheduling_policy in _ORDERED:
                 request.priority = max(request.priority or 0, self._priority)
-            make = make_of(item.url, serving)
-            while True:
-                answer = await make(request, request_id)
-                try:
-                    return await answer.whole()
-                except QueueFullError:
-                    await asyncio.sleep(RETRY_S)
+            answer = await make_of(url, serving)(request, request_id)
+            return await answer.whole()
 
 
 class _Named(msgspec.Struct):

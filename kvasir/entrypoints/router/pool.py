@@ -73,10 +73,9 @@ class ModelPool:
         specs = {spec.name: spec for spec in self._catalog.specs()}
         for name, spec in specs.items():
             self._models.setdefault(name, Model(spec, self._clock))
-        for name in [
-            n for n, m in self._models.items() if n not in specs and m.loaded is None and n not in self._loads
-        ]:
-            del self._models[name]
+        for name, model in list(self._models.items()):
+            if name not in specs and model.loaded is None and name not in self._loads:
+                del self._models[name]
         return [*(self._models[name] for name in specs), *(m for n, m in self._models.items() if n not in specs)]
 
     def find(self, name: str | None) -> Model:
