@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from tests.faults.test_killed_core import core_pid
+from tests.faults.harness import core_pid
 from tests.http.test_live import process
 
 NUM_LINES = 1000

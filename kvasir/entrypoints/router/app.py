@@ -71,6 +71,7 @@ def build_router(
         Route("/admin/models/load", JsonRoute(ModelRequest, models.load, settings), methods=["POST"]),
         Route("/admin/models/unload", JsonRoute(ModelRequest, models.unload, settings), methods=["POST"]),
         Route("/health", system.health),
+        Route("/ready", system.health),
         Route("/ping", system.health, methods=["GET", "POST"]),
         Route("/version", system.version),
         Route("/metrics", system.metrics),

@@ -25,7 +25,6 @@ logger = get_logger(__name__)
 T = TypeVar("T")
 
 _LOOK_S = 0.05
-_WATCH_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,12 @@ class ModelPool:
         self._changing = asyncio.Lock()
         self._num_waiting = 0
         self._closed = False
-        self._watcher: asyncio.Task[None] | None = None
 
     # -- what there is ----------------------------------------------------------------------------------------
 
     def models(self) -> list[Model]:
         """In the order of the catalog; a model that is no longer there stays while it is loaded."""
+        self.notice_deaths()
         specs = {spec.name: spec for spec in self._catalog.specs()}
         for name, spec in specs.items():
             self._models.setdefault(name, Model(spec, self._clock))
@@ -270,8 +269,7 @@ class ModelPool:
     # -- with the server --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Loads what is to be loaded at start, and watches for engines that die."""
-        self._watcher = asyncio.create_task(self._watch())
+        """Loads what is to be loaded at start."""
         for model in self.models():
             if model.spec.load:
                 self._loading(model)
@@ -279,21 +277,19 @@ class ModelPool:
     async def stop(self) -> None:
         """Loads no more; what is loaded goes on answering until `shutdown`."""
         self._closed = True
-        tasks = [*self._loads.values(), *self._unloads, *([self._watcher] if self._watcher is not None else [])]
+        tasks = [*self._loads.values(), *self._unloads]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def shutdown(self) -> None:
+    def shutdown(self, timeout_s: float) -> None:
         for model in self._models.values():
             if model.loaded is not None:
-                model.loaded.engine.shutdown()
+                model.loaded.engine.shutdown(timeout_s)
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            for model in list(self._models.values()):
-                self._notice_death(model)
+    def notice_deaths(self) -> None:
+        for model in self._models.values():
+            self._notice_death(model)
 
 
 async def in_thread(fn: Callable[..., T], *args: object) -> T:

@@ -42,8 +42,11 @@ class ServedModels:
                 lines.append(f"{model.spec.name}: {line}")
         return lines
 
-    def shutdown(self) -> None:
-        self._pool.shutdown()
+    async def look(self) -> None:
+        self._pool.notice_deaths()
+
+    def shutdown(self, timeout_s: float) -> None:
+        self._pool.shutdown(timeout_s)
 
 
 def run_router(engine_args: "EngineArgs", server_args: "ServerArgs", tls: Tls | None = None) -> int:
