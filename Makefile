@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made once and renewed when pyproject.toml changes.
+# Everything runs in .venv, which is made once and renewed when pyproject.toml or csrc/ changes.
 #   make demo         install, then answers from the bundled model: first offline, then over HTTP
 #   make test         install the test tools, lint, run the tests
 #   make help         the rest
@@ -22,11 +22,13 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Kvasir needs Python 3.11 or newer; set PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+NATIVE_SOURCES := setup.py $(wildcard csrc/*/*.cpp csrc/*/*.h)
+
+$(VENV)/.installed: pyproject.toml $(NATIVE_SOURCES) | $(BIN)/python
 	$(PIP) install $(PIP_ARGS) -e .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-test: pyproject.toml $(NATIVE_SOURCES) | $(BIN)/python
 	$(PIP) install $(PIP_ARGS) -e '.[test,dev]'
 	@touch $@ $(VENV)/.installed
 
@@ -39,6 +41,8 @@ serve: $(VENV)/.installed  ## install, then serve the bundled model on port 8000
 
 test: lint  ## install the test tools, lint, run the tests
 	$(PYTEST) tests
+	@echo "without the native library:"
+	KVASIR_NATIVE=0 KVASIR_REQUIRE_NATIVE= $(PYTEST) tests/ops tests/attention tests/e2e/test_equal_transformers.py
 	@if [ -d tests/interpret ]; then echo "kernels, interpreted:"; TRITON_INTERPRET=1 $(PYTEST) tests/interpret; fi
 	@if [ -d tests/aot ]; then echo "kernels, compiled for a card without one:"; $(PYTEST) tests/aot; fi
 
@@ -62,4 +66,4 @@ docs: $(VENV)/.installed-test  ## regenerate the generated pages
 	$(BIN)/python -m kvasir.config.docs docs/configuration.md
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info kvasir/_native.so .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

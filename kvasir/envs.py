@@ -28,6 +28,10 @@ API_KEY = EnvVar("KVASIR_API_KEY", "", "API key of the server when --api-key is 
 CLIENT_API_KEY = EnvVar("OPENAI_API_KEY", "", "Key that `kvasir chat --url` and the like present to a server.")
 CPU_KV_CACHE_GIB = EnvVar("KVASIR_CPU_KVCACHE_SPACE", "", "GiB of KV cache on CPU when --kv-cache-memory is not given.")
 CPU_THREADS = EnvVar("KVASIR_CPU_THREADS", "", "Threads of the CPU worker; default: the cores this process may use.")
+NATIVE = EnvVar(
+    "KVASIR_NATIVE", "auto", "CPU kernels in C++: auto, 0 (torch's own), or baseline, avx2, avx512, avx512bf16 at most."
+)
+REQUIRE_NATIVE = EnvVar("KVASIR_REQUIRE_NATIVE", "", "Fail to install, and to start, without the C++ CPU kernels.")
 HUB_OFFLINE = EnvVar("HF_HUB_OFFLINE", "", "Never ask the hub for files; use its local cache only.")
 VISIBLE_CARDS = EnvVar("CUDA_VISIBLE_DEVICES", "all", "Which cards may be used; empty hides all of them.")
 CHECK_MESSAGES = EnvVar("KVASIR_CHECK_MESSAGES", "", "Send in-process messages through the codec (tests do).")

@@ -93,11 +93,12 @@ PAIRS: tuple[Pair, ...] = (
         lambda c: c.attention.attention_backend == "triton" and c.device.device == "cpu",
     ),
     Pair(
-        "attention_backend=cpu",
+        "attention_backend=cpp, cpu",
         "device=cuda",
         Verdict.REFUSED,
-        "the cpu attention backend computes on the CPU only; on a card use --attention-backend triton or leave it out.",
-        lambda c: c.attention.attention_backend == "cpu" and c.device.device == "cuda",
+        "the cpp and cpu attention backends compute on the CPU only; on a card use --attention-backend triton or "
+        "leave it out.",
+        lambda c: c.attention.attention_backend in ("cpp", "cpu") and c.device.device == "cuda",
     ),
     Pair(
         "request.prompt_logprobs",

@@ -6,6 +6,7 @@ from kvasir.attention.backend import AttentionBackend
 from kvasir.errors import ConfigError
 
 _BACKENDS: dict[str, str] = {
+    "cpp": "kvasir.attention.cpp:CppBackend",
     "cpu": "kvasir.attention.cpu:CpuBackend",
     "triton": "kvasir.attention.triton:TritonBackend",
     "reference": "kvasir.attention.reference:ReferenceBackend",

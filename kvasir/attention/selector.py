@@ -6,7 +6,7 @@ from kvasir.errors import ConfigError
 
 PREFERENCE: dict[str, tuple[str, ...]] = {
     "cuda": ("triton", "reference"),
-    "cpu": ("cpu", "reference"),
+    "cpu": ("cpp", "cpu", "reference"),
 }
 _ELSEWHERE = ("reference",)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from kvasir.config.option import option
 
-BACKENDS = ("triton", "cpu", "reference")
+BACKENDS = ("triton", "cpp", "cpu", "reference")
 
 
 def _name(value: Any) -> Any:

@@ -3,7 +3,8 @@
 *Ring*: worker. Tensors -> tensors; the implementation is chosen by the tensors' platform, once per process.
 
 An op has one name in all its places: `ops/<x>.py` is its face (documented shapes, checks, dispatch),
-`ops/reference/<x>.py` its specification in plain torch, `ops/cpu/<x>.py` and `ops/triton/<x>.py` faster ones.
+`ops/reference/<x>.py` its specification in plain torch; `ops/cpu/<x>.py` (torch's fused functions), `ops/cpp/<x>.py`
+(csrc/cpu) and `ops/triton/<x>.py` are faster ones.
 
 *Knows nothing about* models, requests, schedulers or configuration.
 """

@@ -18,37 +18,42 @@ _OPS = "kvasir.ops"
 TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "rms_norm": {
         "cuda": (f"{_OPS}.triton.norm:rms_norm",),
-        "cpu": (f"{_OPS}.cpu.norm:rms_norm",),
+        "cpu": (f"{_OPS}.cpp.norm:rms_norm", f"{_OPS}.cpu.norm:rms_norm"),
         "native": (f"{_OPS}.reference.norm:rms_norm",),
     },
     "add_rms_norm": {
         "cuda": (f"{_OPS}.triton.norm:add_rms_norm",),
-        "cpu": (f"{_OPS}.cpu.norm:add_rms_norm",),
+        "cpu": (f"{_OPS}.cpp.norm:add_rms_norm", f"{_OPS}.cpu.norm:add_rms_norm"),
         "native": (f"{_OPS}.reference.norm:add_rms_norm",),
     },
     "silu_and_mul": {
         "cuda": (f"{_OPS}.triton.activation:silu_and_mul",),
+        "cpu": (f"{_OPS}.cpp.activation:silu_and_mul",),
         "native": (f"{_OPS}.reference.activation:silu_and_mul",),
     },
     "apply_rope": {
         "cuda": (f"{_OPS}.triton.rope:apply_rope",),
-        "cpu": (f"{_OPS}.cpu.rope:apply_rope",),
+        "cpu": (f"{_OPS}.cpp.rope:apply_rope", f"{_OPS}.cpu.rope:apply_rope"),
         "native": (f"{_OPS}.reference.rope:apply_rope",),
     },
     "reshape_and_cache": {
         "cuda": (f"{_OPS}.triton.kv_write:reshape_and_cache",),
+        "cpu": (f"{_OPS}.cpp.kv_write:reshape_and_cache",),
         "native": (f"{_OPS}.reference.kv_write:reshape_and_cache",),
     },
     "rope_and_cache": {
         "cuda": (f"{_OPS}.triton.rope_and_cache:rope_and_cache",),
+        "cpu": (f"{_OPS}.cpp.rope:rope_and_cache",),
         "native": (f"{_OPS}.reference.rope_and_cache:rope_and_cache",),
     },
     "linear": {
         "cuda": (f"{_OPS}.triton.linear:linear",),
+        "cpu": (f"{_OPS}.cpp.linear:linear",),
         "native": (f"{_OPS}.reference.linear:linear",),
     },
     "gated_linear": {
         "cuda": (f"{_OPS}.triton.linear:gated_linear",),
+        "cpu": (f"{_OPS}.cpp.linear:gated_linear",),
         "native": (f"{_OPS}.reference.linear:gated_linear",),
     },
     "decode_inputs": {
@@ -61,6 +66,7 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "paged_attention": {
         "cuda": (f"{_OPS}.triton.paged_attention:paged_attention",),
+        "cpu": (f"{_OPS}.cpp.paged_attention:paged_attention",),
         "native": (f"{_OPS}.reference.paged_attention:paged_attention",),
     },
 }

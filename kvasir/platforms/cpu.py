@@ -9,6 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kvasir import envs
+from kvasir.errors import ConfigError
+from kvasir.logger import get_logger
+from kvasir.platforms.native import native_library
+
+logger = get_logger(__name__)
+
 _LINE_BYTES = 64  # of a cache line, and of the widest vector
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -80,6 +87,13 @@ class CpuPlatform:
 
         if cpu_threads:
             torch.set_num_threads(cpu_threads)
+        library = native_library()
+        if library.handle:
+            logger.info("native library: %s", library)
+        elif envs.REQUIRE_NATIVE.flag:
+            raise ConfigError(f"{envs.REQUIRE_NATIVE.name} is set, but there are no C++ kernels: {library.missing}")
+        else:
+            logger.warning("native library: %s; the same answers, slower", library)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """numpy asks the kernel for zero pages, which cost nothing until they are written; torch would write all."""

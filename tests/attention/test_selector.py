@@ -7,23 +7,28 @@ from kvasir.attention.backend import AttentionNeed
 from kvasir.attention.registry import backend_names, register_backend
 from kvasir.attention.selector import get_attn_backend
 from kvasir.errors import ConfigError
+from kvasir.platforms.native import native_library
 
 
 def need(device: str = "cpu", dtype: torch.dtype = torch.float32, **more: object) -> AttentionNeed:
     return AttentionNeed(device, dtype, 64, 8, 2, 16, **more)
 
 
-def test_cpu_takes_the_cpu_backend() -> None:
+def test_cpu_takes_the_native_kernels_where_they_are() -> None:
     backend, reasons = get_attn_backend(need())
-    assert backend.name == "cpu"
-    assert reasons == ["cpu: chosen, first on cpu that fits"]
+    if native_library().handle:
+        assert reasons == ["cpp: chosen, first on cpu that fits"]
+    else:
+        assert "cannot be imported" in reasons[0]
+    assert backend.name == reasons[-1].split(":")[0]
+    assert get_attn_backend(need(dtype=torch.float16))[0].name == "cpu"
 
 
 def test_refusals_are_told_in_order() -> None:
     backend, reasons = get_attn_backend(need(dtype=torch.float8_e4m3fn))
     assert backend.name == "reference"
-    assert [r.split(":")[0] for r in reasons] == ["cpu", "reference"]
-    assert "float8" in reasons[0]
+    assert [r.split(":")[0] for r in reasons] == ["cpp", "cpu", "reference"]
+    assert "float8" in reasons[1]
 
 
 def test_requested_is_taken() -> None:

@@ -24,6 +24,7 @@ WAYS = {
     ),
     "no prefix cache": dict(enable_prefix_caching=False, async_scheduling=True),
     "blocks of 8": dict(block_size=8, async_scheduling=True),
+    "torch's attention": dict(attention_backend="cpu", async_scheduling=True),
     "reference attention": dict(attention_backend="reference", async_scheduling=False),
 }
 

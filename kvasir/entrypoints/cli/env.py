@@ -40,6 +40,7 @@ def _rows() -> Iterator[tuple[str, str]]:
     for name in _PACKAGES:
         yield name, _version(name)
     yield "devices", _tolerant(_devices)
+    yield "native library", _tolerant(lambda: str(import_module("kvasir.platforms.native").native_library()))
     yield "attention", _tolerant(_attention)
     try:
         yield from _ops()

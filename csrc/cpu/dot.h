@@ -1,0 +1,103 @@
+// Tiles of inner products: a few rows of x with a few rows of w, both contiguous along the dimension summed over.
+//
+// A tile keeps 16 accumulators, one per pair of rows; their lanes are added up at the end, all 16 together, so that a
+// short inner dimension does not drown in single sums. Which rows share a tile does not change a sum: lane l of a pair
+// always adds elements l, l + step, ... in this order.
+#pragma once
+
+#include "vec.h"
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace kvasir {
+namespace KVASIR_ISA {
+
+// How two rows are multiplied: `step` elements at a time, from memory types X and W.
+struct WidenedDot {  // any W, x in float32
+    template <typename T>
+    using Operand = float;
+    template <typename X>
+    static inline Vec x(const X* p) { return load(p); }
+    template <typename W>
+    static inline Vec w(const W* p) { return load(p); }
+    static inline Vec add(Vec sum, Vec x, Vec w) { return sum + x * w; }
+    static constexpr int step = kLanes;
+};
+
+#if defined(__AVX512BF16__)
+struct PairedDot {  // both in bfloat16: one instruction multiplies 32 pairs and adds neighbours in float32
+    template <typename T>
+    using Operand = T;
+    static inline __m512bh x(const BFloat16* p) { return (__m512bh)_mm512_loadu_si512(p); }
+    static inline __m512bh w(const BFloat16* p) { return (__m512bh)_mm512_loadu_si512(p); }
+    static inline Vec add(Vec sum, __m512bh x, __m512bh w) { return _mm512_dpbf16_ps(sum, x, w); }
+    static constexpr int step = 32;
+};
+#endif
+
+// Lane l of the result is a[l] + a[l + distance] where bit `distance` of l is clear, b[l] + b[l - distance] where set.
+template <int distance>
+static inline Vec fold(Vec a, Vec b) {
+    exchange<distance>(a, b);
+    return a + b;
+}
+
+// sums[i] = all lanes of v[i] added up, for i < kLanes.
+static inline Vec sums_of(Vec* v) {
+#if KVASIR_VECTOR_BYTES >= 64
+    for (int i = 0; i < 8; i++) v[i] = fold<8>(v[i], v[i + 8]);
+#endif
+#if KVASIR_VECTOR_BYTES >= 32
+    for (int i = 0; i < 4; i++) v[i] = fold<4>(v[i], v[i + 4]);
+#endif
+    for (int i = 0; i < 2; i++) v[i] = fold<2>(v[i], v[i + 2]);
+    return fold<1>(v[0], v[1]);
+}
+
+// Where the rows of an operand are: at a fixed distance, or anywhere.
+template <typename T>
+struct StridedRows {
+    const T* first;
+    int64_t stride;
+    const T* operator[](int i) const { return first + i * stride; }
+};
+
+template <typename T>
+struct ListedRows {
+    const T* const* rows;
+    const T* operator[](int i) const { return rows[i]; }
+};
+
+// out[i * num_w + j] = x row i . w row j, over k elements. num_x * num_w = 16.
+template <typename Dot, int num_x, int num_w, typename RowsX, typename RowsW>
+static inline void dot_tile(RowsX x, RowsW w, int64_t k, float* out) {
+    static_assert(num_x * num_w == 16);
+    Vec sum[16] = {};
+    int64_t i = 0;
+    for (; i + Dot::step <= k; i += Dot::step) {
+        decltype(Dot::x(x[0])) left[num_x];
+#pragma GCC unroll 16
+        for (int a = 0; a < num_x; a++) left[a] = Dot::x(x[a] + i);
+#pragma GCC unroll 16
+        for (int b = 0; b < num_w; b++) {
+            auto right = Dot::w(w[b] + i);
+#pragma GCC unroll 16
+            for (int a = 0; a < num_x; a++) sum[a * num_w + b] = Dot::add(sum[a * num_w + b], left[a], right);
+        }
+    }
+    for (; i < k; i += kLanes) {  // the last, incomplete step
+        int n = k - i < kLanes ? int(k - i) : kLanes;
+#pragma GCC unroll 16
+        for (int b = 0; b < num_w; b++) {
+            Vec right = load_some(w[b] + i, n);
+#pragma GCC unroll 16
+            for (int a = 0; a < num_x; a++) sum[a * num_w + b] += load_some(x[a] + i, n) * right;
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += kLanes) store(out + i, sums_of(sum + i));
+}
+
+}  // namespace KVASIR_ISA
+}  // namespace kvasir
