@@ -13,22 +13,31 @@ constexpr int kKeysPerStep = 64;
 // A partial result: [group, D] weighted values, not divided yet; then group largest scores; then group sums of weights.
 static inline int64_t partial_size(int64_t group, int64_t head_size) { return (group * (head_size + 2) + 15) / 16 * 16; }
 
+// Rows are short and lie anywhere, so the processor does not guess which comes next: while keys are scored their values
+// are asked for, and while values are added up the keys of the next step.
+template <typename T>
+static inline void prefetch(const T* row, int64_t elements) {
+    const char* bytes = reinterpret_cast<const char*>(row);
+    for (int64_t i = 0; i < int64_t(elements * sizeof(T)); i += 64) __builtin_prefetch(bytes + i);
+}
+
 template <typename Dot, int num_heads, typename T, typename X>
-static inline void score_heads(
-    const X* query, const T* const* keys, int64_t head_size, int64_t num_keys, float* scores) {
+static inline void score_heads(const X* query, const T* const* keys, const T* const* rows, int64_t head_size,
+                               int64_t num_keys, float* scores) {
     constexpr int width = 16 / num_heads;
-    for (int64_t j = 0; j < num_keys; j += width) {  // the list is filled up to whole tiles
+    for (int64_t j = 0; j < num_keys; j += width) {  // both lists are filled up to whole tiles
         alignas(64) float tile[16];
+        for (int i = 0; i < width; i++) prefetch(rows[j + i], head_size);
         dot_tile<Dot, num_heads, width>(StridedRows<X>{query, head_size}, ListedRows<T>{keys + j}, head_size, tile);
         for (int h = 0; h < num_heads; h++)
             memcpy(scores + h * kKeysPerStep + j, tile + h * width, width * sizeof(float));
     }
 }
 
-// values[h] = values[h] * keep[h] + sum over j of weights[h][j] * rows[j], over `width` vectors of the head.
+// values[h] = values[h] * keep[h] + sum over j of weights[h][j] * rows[j], over some vectors of the head.
 template <int num_heads, int num_vectors, typename T>
-static inline void add_values(const T* const* rows, int64_t offset, int64_t num_keys, const float* weights,
-                              const float* keep, float* values, int64_t head_size) {
+static inline void add_values(const T* const* rows, const T* const* ahead, int64_t offset, int64_t num_keys,
+                              const float* weights, const float* keep, float* values, int64_t head_size) {
     Vec sum[num_heads][num_vectors];
 #pragma GCC unroll 16
     for (int h = 0; h < num_heads; h++)
@@ -36,6 +45,7 @@ static inline void add_values(const T* const* rows, int64_t offset, int64_t num_
         for (int v = 0; v < num_vectors; v++)
             sum[h][v] = load(values + h * head_size + offset + v * kLanes) * keep[h];
     for (int64_t j = 0; j < num_keys; j++) {
+        prefetch(ahead[j] + offset, num_vectors * kLanes);
         Vec row[num_vectors];
 #pragma GCC unroll 16
         for (int v = 0; v < num_vectors; v++) row[v] = load(rows[j] + offset + v * kLanes);
@@ -51,14 +61,14 @@ static inline void add_values(const T* const* rows, int64_t offset, int64_t num_
 }
 
 template <int num_heads, typename T>
-static inline void add_values_of_heads(const T* const* rows, int64_t num_keys, const float* weights, const float* keep,
-                                       float* values, int64_t head_size) {
+static inline void add_values_of_heads(const T* const* rows, const T* const* ahead, int64_t num_keys,
+                                       const float* weights, const float* keep, float* values, int64_t head_size) {
     constexpr int wide = kLanes == 16 ? 4 : 2;
     int64_t d = 0;
     for (; d + wide * kLanes <= head_size; d += wide * kLanes)
-        add_values<num_heads, wide>(rows, d, num_keys, weights, keep, values, head_size);
+        add_values<num_heads, wide>(rows, ahead, d, num_keys, weights, keep, values, head_size);
     for (; d + kLanes <= head_size; d += kLanes)
-        add_values<num_heads, 1>(rows, d, num_keys, weights, keep, values, head_size);
+        add_values<num_heads, 1>(rows, ahead, d, num_keys, weights, keep, values, head_size);
     for (; d < head_size; d++) {
         for (int h = 0; h < num_heads; h++) {
             float sum = values[h * head_size + d] * keep[h];
@@ -108,6 +118,20 @@ static inline void copy_query(float* to, const BFloat16* from, int64_t n) {
     for (int64_t i = 0; i < n; i++) to[i] = widened(from[i]);
 }
 
+// Where the keys and values of one step lie; both lists are filled up with the last.
+template <typename T>
+struct Step {
+    const T *keys[kKeysPerStep], *values[kKeysPerStep];
+    int64_t num_keys;
+
+    void list(const AttentionArgs& args, const Task& task, int64_t first) {
+        num_keys = task.key_end - first < kKeysPerStep ? task.key_end - first : kKeysPerStep;
+        list_rows(args, task, args.key_cache, first, num_keys, keys);
+        list_rows(args, task, args.value_cache, first, num_keys, values);
+        for (int64_t j = num_keys; j < kKeysPerStep; j++) keys[j] = keys[num_keys - 1], values[j] = values[num_keys - 1];
+    }
+};
+
 template <typename T, typename Dot>
 static void decode_piece(const AttentionArgs& args, const Task& task, float* partials) {
     using X = typename Dot::template Operand<T>;
@@ -127,24 +151,25 @@ static void decode_piece(const AttentionArgs& args, const Task& task, float* par
     }
     memset(values, 0, group * size * sizeof(float));
 
-    const T *keys[kKeysPerStep], *rows[kKeysPerStep];
-    for (int64_t key = task.key; key < task.key_end; key += kKeysPerStep) {
-        int64_t n = task.key_end - key < kKeysPerStep ? task.key_end - key : kKeysPerStep;
-        list_rows(args, task, args.key_cache, key, n, keys);
-        list_rows(args, task, args.value_cache, key, n, rows);
-        for (int64_t j = n; j < (n + 15) / 16 * 16; j++) keys[j] = keys[n - 1];
+    Step<T> steps[2];
+    steps[0].list(args, task, task.key);
+    for (int64_t key = task.key, i = 0; key < task.key_end; key += kKeysPerStep, i ^= 1) {
+        Step<T>&step = steps[i], &after = steps[i ^ 1];
+        after.list(args, task, key + kKeysPerStep < task.key_end ? key + kKeysPerStep : key);
+        const T *const *keys = step.keys, *const *rows = step.values, *const *ahead = after.keys;
+        int64_t n = step.num_keys;
         int64_t h = 0;
-        for (; h + 4 <= group; h += 4) score_heads<Dot, 4>(query + h * size, keys, size, n, scores + h * kKeysPerStep);
-        for (; h + 2 <= group; h += 2) score_heads<Dot, 2>(query + h * size, keys, size, n, scores + h * kKeysPerStep);
-        for (; h < group; h++) score_heads<Dot, 1>(query + h * size, keys, size, n, scores + h * kKeysPerStep);
+        for (; h + 4 <= group; h += 4) score_heads<Dot, 4>(query + h * size, keys, rows, size, n, scores + h * kKeysPerStep);
+        for (; h + 2 <= group; h += 2) score_heads<Dot, 2>(query + h * size, keys, rows, size, n, scores + h * kKeysPerStep);
+        for (; h < group; h++) score_heads<Dot, 1>(query + h * size, keys, rows, size, n, scores + h * kKeysPerStep);
         for (h = 0; h < group; h++) keep[h] = weigh(args, scores + h * kKeysPerStep, n, &most[h], &total[h]);
         h = 0;
         for (; h + 4 <= group; h += 4)
-            add_values_of_heads<4>(rows, n, scores + h * kKeysPerStep, keep + h, values + h * size, size);
+            add_values_of_heads<4>(rows, ahead, n, scores + h * kKeysPerStep, keep + h, values + h * size, size);
         for (; h + 2 <= group; h += 2)
-            add_values_of_heads<2>(rows, n, scores + h * kKeysPerStep, keep + h, values + h * size, size);
+            add_values_of_heads<2>(rows, ahead, n, scores + h * kKeysPerStep, keep + h, values + h * size, size);
         for (; h < group; h++)
-            add_values_of_heads<1>(rows, n, scores + h * kKeysPerStep, keep + h, values + h * size, size);
+            add_values_of_heads<1>(rows, ahead, n, scores + h * kKeysPerStep, keep + h, values + h * size, size);
     }
     if (task.partial >= 0) return;
     T* out = static_cast<T*>(args.out) + (task.token * args.heads + task.kv_head * group) * size;

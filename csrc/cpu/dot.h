@@ -6,9 +6,6 @@
 #pragma once
 
 #include "vec.h"
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 namespace kvasir {
 namespace KVASIR_ISA {

@@ -7,6 +7,10 @@
 // standard library may be used in these headers.
 #pragma once
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 
@@ -55,6 +59,9 @@ static inline Vec rounded_to(Vec v) {
 
 template <>
 inline Vec rounded_to<BFloat16>(Vec v) {
+#if defined(__AVX512BF16__)
+    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v)), 16);
+#endif
     VecBits bits = (VecBits)v;
     VecBits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
     return (Vec)(v != v ? VecInt{} + 0x7fc00000 : (VecInt)rounded);
@@ -64,6 +71,10 @@ static inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
 
 // Rounds to nearest, ties to even; any NaN becomes the quiet one.
 static inline void store(BFloat16* p, Vec v) {
+#if defined(__AVX512BF16__)
+    _mm256_storeu_si256((__m256i_u*)p, (__m256i)_mm512_cvtneps_pbh(v));
+    return;
+#endif
     VecHalf half = __builtin_convertvector((VecBits)rounded_to<BFloat16>(v) >> 16, VecHalf);
     memcpy(p, &half, sizeof half);
 }
@@ -95,26 +106,40 @@ static inline Vec unfused(Vec product) {
 
 static inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
-static inline float sum(Vec v) {
-    float lanes[kLanes];
-    store(lanes, v);
-    for (int width = kLanes / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
-    return lanes[0];
-}
-
-static inline float largest(Vec v) {
-    float lanes[kLanes];
-    store(lanes, v);
-    float most = lanes[0];
-    for (int i = 1; i < kLanes; i++) most = lanes[i] > most ? lanes[i] : most;
-    return most;
-}
-
 static inline VecInt lane_numbers() {
     VecInt lane = {};
     for (int i = 0; i < kLanes; i++) lane[i] = i;
     return lane;
+}
+
+// Lane l of the result is lane l ^ distance of v.
+template <int distance>
+static inline Vec crossed(Vec v) {
+    return __builtin_shuffle(v, lane_numbers() ^ distance);
+}
+
+static inline float sum(Vec v) {
+#if KVASIR_VECTOR_BYTES >= 64
+    v += crossed<8>(v);
+#endif
+#if KVASIR_VECTOR_BYTES >= 32
+    v += crossed<4>(v);
+#endif
+    v += crossed<2>(v);
+    v += crossed<1>(v);
+    return v[0];
+}
+
+static inline float largest(Vec v) {
+#if KVASIR_VECTOR_BYTES >= 64
+    v = max(v, crossed<8>(v));
+#endif
+#if KVASIR_VECTOR_BYTES >= 32
+    v = max(v, crossed<4>(v));
+#endif
+    v = max(v, crossed<2>(v));
+    v = max(v, crossed<1>(v));
+    return v[0];
 }
 
 // Swaps lanes of a whose bit `distance` is set with lanes of b where it is clear: one step of a transposition.
