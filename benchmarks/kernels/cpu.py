@@ -27,8 +27,10 @@ from kvasir.ops.cpp import activation, linear, norm, rope
 from kvasir.ops.cpu import norm as torch_norm
 from kvasir.ops.cpu import rope as torch_rope
 from kvasir.ops.reference import activation as torch_activation
+from kvasir.platforms.cpu import CpuPlatform
 from kvasir.platforms.native import native_library
 
+platform = CpuPlatform()  # allocates as the engine does
 SPREAD_BYTES = 256 << 20
 LINEAR = [(4096, 1024), (1024, 2048), (6144, 1024), (1024, 3072), (151936, 1024)]  # out, in of Qwen3-0.6B
 ROWS = [1, 2, 4, 8, 16, 32, 64]
@@ -157,7 +159,7 @@ def attention_runs(dtype: torch.dtype, lens: list[tuple[int, int]]) -> dict[str,
     runs: dict[str, Run] = {}
     for backend in (CppBackend, CpuBackend):
         shape = backend.kv_cache_shape(num_blocks, 16, kv_heads, size)
-        caches = itertools.cycle([torch.randn(shape).to(dtype) for _ in range(-(-SPREAD_BYTES // layer_bytes))])
+        caches = itertools.cycle([platform.zeros(shape, dtype).normal_() for _ in range(-(-SPREAD_BYTES // layer_bytes))])
         impl, metadata = backend.make_impl(heads, size, size**-0.5, kv_heads), backend.make_builder(need).build(batch)
         runs[backend.name] = lambda i=impl, c=caches, m=metadata: i.forward(q, k, v, next(c), m, transform)
     return runs
