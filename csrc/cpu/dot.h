@@ -66,9 +66,10 @@ struct ListedRows {
     const T* operator[](int i) const { return rows[i]; }
 };
 
-// out[i * num_w + j] = x row i . w row j, over k elements. num_x * num_w = 16.
-template <typename Dot, int num_x, int num_w, typename RowsX, typename RowsW>
-static inline void dot_tile(RowsX x, RowsW w, int64_t k, float* out) {
+// out[i * num_w + j] = x row i . w row j, over k elements. num_x * num_w = 16. `ahead` is how far behind each row of w
+// another lies that comes next: it is asked for meanwhile; 0: there is none.
+template <typename Dot, int num_x, int num_w, bool fetches = false, typename RowsX, typename RowsW>
+static inline void dot_tile(RowsX x, RowsW w, int64_t k, float* out, int64_t ahead = 0) {
     static_assert(num_x * num_w == 16);
     Vec sum[16] = {};
     int64_t i = 0;
@@ -79,6 +80,7 @@ static inline void dot_tile(RowsX x, RowsW w, int64_t k, float* out) {
 #pragma GCC unroll 16
         for (int b = 0; b < num_w; b++) {
             auto right = Dot::w(w[b] + i);
+            if (fetches) __builtin_prefetch(w[b] + i + ahead, 0, 2);
 #pragma GCC unroll 16
             for (int a = 0; a < num_x; a++) sum[a * num_w + b] = Dot::add(sum[a * num_w + b], left[a], right);
         }
