@@ -24,9 +24,9 @@ static inline void prefetch(const T* row, int64_t elements) {
 template <typename Dot, int num_heads, typename T, typename X>
 static inline void score_heads(const X* query, const T* const* keys, const T* const* rows, int64_t head_size,
                                int64_t num_keys, float* scores) {
-    constexpr int width = 16 / num_heads;
+    constexpr int width = kPairs / num_heads;
     for (int64_t j = 0; j < num_keys; j += width) {  // both lists are filled up to whole tiles
-        alignas(64) float tile[16];
+        alignas(64) float tile[kPairs];
         for (int i = 0; i < width; i++) prefetch(rows[j + i], head_size);
         dot_tile<Dot, num_heads, width>(StridedRows<X>{query, head_size}, ListedRows<T>{keys + j}, head_size, tile);
         for (int h = 0; h < num_heads; h++)

@@ -1,7 +1,7 @@
 // Tiles of inner products: a few rows of x with a few rows of w, both contiguous along the dimension summed over.
 //
-// A tile keeps 16 accumulators, one per pair of rows; their lanes are added up at the end, all 16 together, so that a
-// short inner dimension does not drown in single sums. Which rows share a tile does not change a sum: lane l of a pair
+// A tile keeps one accumulator per pair of rows; their lanes are added up at the end, all together, so that a short
+// inner dimension does not drown in single sums. Which rows share a tile does not change a sum: lane l of a pair
 // always adds elements l, l + step, ... in this order.
 #pragma once
 
@@ -9,6 +9,9 @@
 
 namespace kvasir {
 namespace KVASIR_ISA {
+
+// Accumulators of a tile: half of the registers there are.
+constexpr int kPairs = KVASIR_VECTOR_BYTES >= 64 ? 16 : 8;
 
 // How two rows are multiplied: `step` elements at a time, from memory types X and W.
 struct WidenedDot {  // any W, x in float32
@@ -66,12 +69,12 @@ struct ListedRows {
     const T* operator[](int i) const { return rows[i]; }
 };
 
-// out[i * num_w + j] = x row i . w row j, over k elements. num_x * num_w = 16. `ahead` is how far behind each row of w
+// out[i * num_w + j] = x row i . w row j, over k elements. num_x * num_w = kPairs. `ahead` is how far behind each row of w
 // another lies that comes next: it is asked for meanwhile; 0: there is none.
 template <typename Dot, int num_x, int num_w, bool fetches = false, typename RowsX, typename RowsW>
 static inline void dot_tile(RowsX x, RowsW w, int64_t k, float* out, int64_t ahead = 0) {
-    static_assert(num_x * num_w == 16);
-    Vec sum[16] = {};
+    static_assert(num_x * num_w == kPairs);
+    Vec sum[kPairs] = {};
     int64_t i = 0;
     for (; i + Dot::step <= k; i += Dot::step) {
         decltype(Dot::x(x[0])) left[num_x];
@@ -95,7 +98,7 @@ static inline void dot_tile(RowsX x, RowsW w, int64_t k, float* out, int64_t ahe
         }
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < 16; i += kLanes) store(out + i, sums_of(sum + i));
+    for (int i = 0; i < kPairs; i += kLanes) store(out + i, sums_of(sum + i));
 }
 
 }  // namespace KVASIR_ISA

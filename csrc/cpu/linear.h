@@ -17,14 +17,14 @@ static inline float widened(BFloat16 x) {
 }
 
 // The kMinOutputs outputs from `first` on, of rows [row, row + num_rows) of x.
-// fetches: the weights of the next tile are asked for; pays where few weights are multiplied with many rows at a time.
+// fetches: the weights of the next tile are asked for; pays where few rows of weights are read at a time.
 template <typename Dot, int num_rows, bool fetches, typename T, typename X>
 static inline void linear_tile(const LinearArgs& args, const X* x, int64_t x_stride, int64_t row, int64_t first) {
-    constexpr int width = 16 / num_rows;
+    constexpr int width = kPairs / num_rows;
     const T* weight = static_cast<const T*>(args.weight) + first * args.weight_stride;
     alignas(64) float sums[num_rows][kMinOutputs];
     for (int n = 0; n < kMinOutputs; n += width) {
-        alignas(64) float tile[16];
+        alignas(64) float tile[kPairs];
         dot_tile<Dot, num_rows, width, fetches>(
             StridedRows<X>{x + row * x_stride, x_stride},
             StridedRows<T>{weight + n * args.weight_stride, args.weight_stride}, args.inputs, tile,
@@ -53,8 +53,9 @@ static void linear_of(const LinearArgs& args, const X* x, int64_t x_stride) {
             // A tile that would be cut is moved back: outputs that it shares with its neighbour come out the same twice.
             int64_t first = n + tile <= end ? n : end - tile;
             // The tile's weights stay in the nearest cache while all rows of x go by.
-            int64_t row = args.rows >= 4 ? 4 : 0;
+            int64_t row = args.rows >= 4 ? 4 : args.rows >= 2 && kPairs < 16 ? 2 : 0;
             if (row == 4) linear_tile<Dot, 4, true, T>(args, x, x_stride, 0, first);
+            if (row == 2) linear_tile<Dot, 2, true, T>(args, x, x_stride, 0, first);
             for (; row + 4 <= args.rows; row += 4) linear_tile<Dot, 4, false, T>(args, x, x_stride, row, first);
             for (; row + 2 <= args.rows; row += 2) linear_tile<Dot, 2, false, T>(args, x, x_stride, row, first);
             for (; row < args.rows; row++) linear_tile<Dot, 1, false, T>(args, x, x_stride, row, first);
