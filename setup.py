@@ -78,9 +78,11 @@ def build(target: Path, folder: Path) -> None:
     run([*compiler, "-shared", "-pthread", *plain, *objects.values(), dispatch, "-ldl", "-o", str(target)])
 
 
-sources = [str(path.relative_to(CSRC.parent)) for path in sorted(CSRC.rglob("*.cpp"))]
-headers = [str(path.relative_to(CSRC.parent)) for path in sorted(CSRC.rglob("*.h"))]
-setup(
-    ext_modules=[Extension("kvasir._native", sources, depends=headers, optional=True)],
-    cmdclass={"build_ext": BuildNative},
-)
+if __name__ == "__main__":
+    sources, headers = (
+        [str(path.relative_to(CSRC.parent)) for path in sorted(CSRC.rglob(pattern))] for pattern in ("*.cpp", "*.h")
+    )
+    setup(
+        ext_modules=[Extension("kvasir._native", sources, depends=headers, optional=True)],
+        cmdclass={"build_ext": BuildNative},
+    )
