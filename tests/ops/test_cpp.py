@@ -20,7 +20,7 @@ if not native_library().handle:
     pytest.skip(f"no native library: {native_library().missing}", allow_module_level=True)
 
 from kvasir.ops import cpp
-from kvasir.ops.cpp.linear import linear
+from kvasir.ops.cpp.linear import gated_linear, linear
 from kvasir.ops.cpp.rope import rope_and_cache as cpp_rope_and_cache
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -73,6 +73,12 @@ def test_a_row_of_a_product_does_not_depend_on_its_neighbours(isa: str, threads:
         assert torch.equal(linear(x[row : row + 1], weight)[0], together[row])
     assert torch.equal(linear(x[3:10], weight), together[3:10])
     assert torch.equal(linear(x.view(5, 3, 200), weight), together.view(5, 3, 70))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gated_linear_is_both_ops(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(6, 64).to(dtype), torch.randn(80, 64).to(dtype)
+    assert torch.equal(gated_linear(x, weight), NATIVE.silu_and_mul(NATIVE.linear(x, weight)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
