@@ -133,7 +133,7 @@ def bench_rope(bench: Bench, dtype: torch.dtype) -> None:
 
 
 def attention_runs(dtype: torch.dtype, lens: list[tuple[int, int]]) -> dict[str, Run]:
-    """One layer after another of both backends: lens are (cached, new) tokens of each request; blocks in random order."""
+    """One layer after another of both backends. lens: (cached, new) tokens of each request; blocks in random order."""
     heads, kv_heads, size = HEADS
     needed = [-(-(c + n) // 16) for c, n in lens]
     num_blocks = sum(needed)
@@ -159,7 +159,8 @@ def attention_runs(dtype: torch.dtype, lens: list[tuple[int, int]]) -> dict[str,
     runs: dict[str, Run] = {}
     for backend in (CppBackend, CpuBackend):
         shape = backend.kv_cache_shape(num_blocks, 16, kv_heads, size)
-        caches = itertools.cycle([platform.zeros(shape, dtype).normal_() for _ in range(-(-SPREAD_BYTES // layer_bytes))])
+        layers = range(-(-SPREAD_BYTES // layer_bytes))
+        caches = itertools.cycle([platform.zeros(shape, dtype).normal_() for _ in layers])
         impl, metadata = backend.make_impl(heads, size, size**-0.5, kv_heads), backend.make_builder(need).build(batch)
         runs[backend.name] = lambda i=impl, c=caches, m=metadata: i.forward(q, k, v, next(c), m, transform)
     return runs

@@ -11,7 +11,9 @@ constexpr int64_t kKeysPerPiece = 512;
 constexpr int kKeysPerStep = 64;
 
 // A partial result: [group, D] weighted values, not divided yet; then group largest scores; then group sums of weights.
-static inline int64_t partial_size(int64_t group, int64_t head_size) { return (group * (head_size + 2) + 15) / 16 * 16; }
+static inline int64_t partial_size(int64_t group, int64_t head_size) {
+    return (group * (head_size + 2) + 15) / 16 * 16;
+}
 
 // Rows are short and lie anywhere, so the processor does not guess which comes next: while keys are scored their values
 // are asked for, and while values are added up the keys of the next step.
@@ -128,7 +130,10 @@ struct Step {
         num_keys = task.key_end - first < kKeysPerStep ? task.key_end - first : kKeysPerStep;
         list_rows(args, task, args.key_cache, first, num_keys, keys);
         list_rows(args, task, args.value_cache, first, num_keys, values);
-        for (int64_t j = num_keys; j < kKeysPerStep; j++) keys[j] = keys[num_keys - 1], values[j] = values[num_keys - 1];
+        for (int64_t j = num_keys; j < kKeysPerStep; j++) {
+            keys[j] = keys[num_keys - 1];
+            values[j] = values[num_keys - 1];
+        }
     }
 };
 
@@ -158,18 +163,15 @@ static void decode_piece(const AttentionArgs& args, const Task& task, float* par
         after.list(args, task, key + kKeysPerStep < task.key_end ? key + kKeysPerStep : key);
         const T *const *keys = step.keys, *const *rows = step.values, *const *ahead = after.keys;
         int64_t n = step.num_keys;
-        int64_t h = 0;
-        for (; h + 4 <= group; h += 4) score_heads<Dot, 4>(query + h * size, keys, rows, size, n, scores + h * kKeysPerStep);
-        for (; h + 2 <= group; h += 2) score_heads<Dot, 2>(query + h * size, keys, rows, size, n, scores + h * kKeysPerStep);
-        for (; h < group; h++) score_heads<Dot, 1>(query + h * size, keys, rows, size, n, scores + h * kKeysPerStep);
-        for (h = 0; h < group; h++) keep[h] = weigh(args, scores + h * kKeysPerStep, n, &most[h], &total[h]);
-        h = 0;
-        for (; h + 4 <= group; h += 4)
-            add_values_of_heads<4>(rows, ahead, n, scores + h * kKeysPerStep, keep + h, values + h * size, size);
-        for (; h + 2 <= group; h += 2)
-            add_values_of_heads<2>(rows, ahead, n, scores + h * kKeysPerStep, keep + h, values + h * size, size);
-        for (; h < group; h++)
-            add_values_of_heads<1>(rows, ahead, n, scores + h * kKeysPerStep, keep + h, values + h * size, size);
+        in_fours(0, group, [&](auto count, int64_t h) {
+            score_heads<Dot, count.value>(query + h * size, keys, rows, size, n, scores + h * kKeysPerStep);
+        });
+        for (int64_t h = 0; h < group; h++)
+            keep[h] = weigh(args, scores + h * kKeysPerStep, n, &most[h], &total[h]);
+        in_fours(0, group, [&](auto count, int64_t h) {
+            add_values_of_heads<count.value>(
+                rows, ahead, n, scores + h * kKeysPerStep, keep + h, values + h * size, size);
+        });
     }
     if (task.partial >= 0) return;
     T* out = static_cast<T*>(args.out) + (task.token * args.heads + task.kv_head * group) * size;

@@ -154,7 +154,7 @@ static inline float weigh_row(const AttentionArgs& args, float* scores, int64_t 
         top = max(top, s[v]);
     }
     float now = largest(top);
-    float base = now == kNothing ? 0.0f : now;  // nothing seen yet: all weights are zero, not a difference of infinities
+    float base = now == kNothing ? 0.0f : now;  // nothing seen yet: weights of zero, no difference of infinities
     Vec sums = {};
 #pragma GCC unroll 4
     for (int v = 0; v < kPanelVectors; v++) {

@@ -55,6 +55,19 @@ static inline Vec sums_of(Vec* v) {
     return fold<1>(v[0], v[1]);
 }
 
+template <int n>
+struct Count {
+    static constexpr int value = n;
+};
+
+// body(Count<k>, i) for groups [i, i + k) of `begin` to `end`: fours first, then what is left as a two and a one.
+template <typename Body>
+static inline void in_fours(int64_t begin, int64_t end, const Body& body) {
+    for (; begin + 4 <= end; begin += 4) body(Count<4>{}, begin);
+    for (; begin + 2 <= end; begin += 2) body(Count<2>{}, begin);
+    for (; begin < end; begin++) body(Count<1>{}, begin);
+}
+
 // Where the rows of an operand are: at a fixed distance, or anywhere.
 template <typename T>
 struct StridedRows {
@@ -69,8 +82,8 @@ struct ListedRows {
     const T* operator[](int i) const { return rows[i]; }
 };
 
-// out[i * num_w + j] = x row i . w row j, over k elements. num_x * num_w = kPairs. `ahead` is how far behind each row of w
-// another lies that comes next: it is asked for meanwhile; 0: there is none.
+// out[i * num_w + j] = x row i . w row j, over k elements. num_x * num_w = kPairs.
+// fetches: behind each row of w, `ahead` elements on, lies one that comes next: it is asked for meanwhile.
 template <typename Dot, int num_x, int num_w, bool fetches = false, typename RowsX, typename RowsW>
 static inline void dot_tile(RowsX x, RowsW w, int64_t k, float* out, int64_t ahead = 0) {
     static_assert(num_x * num_w == kPairs);

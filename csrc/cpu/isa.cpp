@@ -24,7 +24,8 @@ KVASIR_BY_DTYPE(apply_rope, rope_rows, RopeArgs)
 KVASIR_BY_DTYPE(reshape_and_cache, kv_write_rows, KvWriteArgs)
 
 static void rope_and_cache(const RopeArgs& rope, const KvWriteArgs& write) {
-    rope.dtype == Dtype::bfloat16 ? rope_and_cache_rows<BFloat16>(rope, write) : rope_and_cache_rows<float>(rope, write);
+    rope.dtype == Dtype::bfloat16 ? rope_and_cache_rows<BFloat16>(rope, write)
+                                  : rope_and_cache_rows<float>(rope, write);
 }
 
 static void linear(const LinearArgs& args) {

@@ -50,15 +50,15 @@ static void linear_of(const LinearArgs& args, const X* x, int64_t x_stride) {
     auto chunk = [&](int64_t i) {
         int64_t end = i + 1 == num_chunks ? args.outputs : (i + 1) * per_chunk * tile;  // the last takes what is over
         for (int64_t n = i * per_chunk * tile; n < end; n += tile) {
-            // A tile that would be cut is moved back: outputs that it shares with its neighbour come out the same twice.
+            // A tile that would be cut is moved back: outputs it shares with its neighbour come out the same twice.
             int64_t first = n + tile <= end ? n : end - tile;
             // The tile's weights stay in the nearest cache while all rows of x go by.
             int64_t row = args.rows >= 4 ? 4 : args.rows >= 2 && kPairs < 16 ? 2 : 0;
             if (row == 4) linear_tile<Dot, 4, true, T>(args, x, x_stride, 0, first);
             if (row == 2) linear_tile<Dot, 2, true, T>(args, x, x_stride, 0, first);
-            for (; row + 4 <= args.rows; row += 4) linear_tile<Dot, 4, false, T>(args, x, x_stride, row, first);
-            for (; row + 2 <= args.rows; row += 2) linear_tile<Dot, 2, false, T>(args, x, x_stride, row, first);
-            for (; row < args.rows; row++) linear_tile<Dot, 1, false, T>(args, x, x_stride, row, first);
+            in_fours(row, args.rows, [&](auto count, int64_t row) {
+                linear_tile<Dot, count.value, false, T>(args, x, x_stride, row, first);
+            });
         }
     };
     parallel_for(num_chunks, chunk);

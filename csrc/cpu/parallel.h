@@ -18,7 +18,7 @@ void run_chunks(int64_t num_chunks, void (*run)(void* context, int64_t chunk), v
 enum class Scratch { call, chunk };
 void* scratch(Scratch use, size_t bytes);
 
-// run_chunks over a callable of one index. A macro-free way to keep the callable's code in the caller's instruction set.
+// run_chunks over a callable of one index, whose code stays in the caller's instruction set.
 template <typename Body>
 static inline void parallel_for(int64_t num_chunks, Body& body) {
     run_chunks(num_chunks, [](void* context, int64_t chunk) { (*static_cast<Body*>(context))(chunk); }, &body);

@@ -249,6 +249,22 @@ void norm_rope_and_cache(Stack stack, uint64_t, uint64_t) {
     rope_and_cache(stack, &query_weight, &key_weight, float(to_double(stack[10])));
 }
 
+// Every request's tokens, row of the table and blocks are there.
+void require_requests(const AttentionArgs& args, int64_t num_blocks, const Tensor& table) {
+    for (int64_t r = 0; r < args.requests; r++) {
+        int64_t begin = args.query_start[r], end = args.query_start[r + 1], length = args.seq_lens[r];
+        int64_t row = args.table_rows[r];
+        require(begin >= 0 && end <= args.tokens, "paged_attention: a request's tokens are outside the query");
+        if (length <= 0) continue;
+        require(end - begin <= length, "paged_attention: a request has more new tokens than tokens");
+        require(row >= 0 && row < table.size(0), "paged_attention: no such row of the block table");
+        require(length <= table.size(1) * args.block_size, "paged_attention: a request is longer than its blocks");
+        const int32_t* blocks = args.block_table + row * args.table_stride;
+        for (int64_t i = 0; i * args.block_size < length; i++)
+            require(blocks[i] >= 0 && blocks[i] < num_blocks, "paged_attention: no such block in the cache");
+    }
+}
+
 // paged_attention(Tensor query, Tensor key_cache, Tensor value_cache, Tensor query_start_loc, Tensor seq_lens,
 //                 Tensor block_table, Tensor table_rows, float scale, int sliding_window, float soft_cap) -> Tensor
 void paged_attention(Stack stack, uint64_t, uint64_t) {
@@ -260,7 +276,8 @@ void paged_attention(Stack stack, uint64_t, uint64_t) {
     require_indices(table, false);
     require_indices(table_rows, true);
     require_cache(key_cache, value_cache, query.dtype());
-    require(query.dim() == 3 && table.dim() == 2, "paged_attention: query is not [T, H, D] or the table not [R, blocks]");
+    require(query.dim() == 3 && table.dim() == 2,
+            "paged_attention: query is not [T, H, D] or the table not [M, blocks]");
     AttentionArgs args = {};
     args.dtype = query.element();
     args.query = query.data();
@@ -288,13 +305,7 @@ void paged_attention(Stack stack, uint64_t, uint64_t) {
     require(args.head_size == key_cache.size(3) && args.kv_heads > 0 && args.heads % args.kv_heads == 0 &&
                 starts.size(0) == args.requests + 1 && table_rows.size(0) >= args.requests,
             "paged_attention: sizes do not fit");
-    for (int64_t r = 0; r < args.requests; r++) {
-        int64_t begin = args.query_start[r], end = args.query_start[r + 1], length = args.seq_lens[r];
-        require(begin >= 0 && end <= args.tokens, "paged_attention: a request's tokens are outside the query");
-        require(length <= table.size(1) * args.block_size, "paged_attention: a request is longer than its blocks");
-        require(uint64_t(args.table_rows[r]) < uint64_t(table.size(0)), "paged_attention: no such row of the block table");
-        require(length <= 0 || end - begin <= length, "paged_attention: a request has more new tokens than tokens");
-    }
+    require_requests(args, key_cache.size(0), table);
     int64_t sizes[3] = {args.tokens, args.heads, args.head_size};
     NewTensor out(query, sizes, 3);
     args.out = out.data();

@@ -58,7 +58,8 @@ void expect(const char* what, double got, double want, Dtype dtype, double scale
 
 void test_linear(Dtype dtype) {
     int64_t rows = number(1, 9), inputs = number(1, 130), outputs = number(16, 90);
-    Array x(dtype, rows * inputs), weight(dtype, outputs * inputs), bias(dtype, outputs), out(dtype, rows * outputs, false);
+    Array x(dtype, rows * inputs), weight(dtype, outputs * inputs), bias(dtype, outputs);
+    Array out(dtype, rows * outputs, false);
     LinearArgs args = {dtype, x.data(), weight.data(), bias.data(), out.data(), rows, inputs, outputs, inputs, inputs};
     kernels().linear(args);
     for (int64_t m = 0; m < rows; m++)
@@ -125,8 +126,8 @@ void test_attention(Dtype dtype) {
     RopeArgs rope = {dtype, positions.data(), static_cast<float*>(table_of_angles.data()), tokens, size, size,
                      {query.data(), weight.data(), turned.data(), heads, heads * size, size},
                      {key.data(), weight.data(), nullptr, kv_heads, kv_heads * size, size}, 1e-6f};
-    KvWriteArgs write = {dtype, key.data(), value.data(), cache.data(), value_cache, slots.data(), tokens, kv_heads, size,
-                         block_size, kv_heads * size, size, kv_heads * size, size, 2 * cells, size, block_size * size};
+    KvWriteArgs write = {dtype, key.data(), value.data(), cache.data(), value_cache, slots.data(), tokens, kv_heads,
+                         size, block_size, kv_heads * size, size, kv_heads * size, size, 2 * cells, size, block_size * size};
     kernels().rope_and_cache(rope, write);
 
     int64_t window = number(0, 2) ? 0 : number(1, 60);
@@ -138,15 +139,18 @@ void test_attention(Dtype dtype) {
     kernels().paged_attention(args);
     for (int64_t r = 0; r < requests; r++)
         for (int64_t t = starts[r]; t < starts[r + 1]; t++) {
-            int64_t position = positions[t], h = number(0, heads - 1), low = window ? std::max<int64_t>(0, position - window + 1) : 0;
+            int64_t position = positions[t], h = number(0, heads - 1);
+            int64_t low = window ? std::max<int64_t>(0, position - window + 1) : 0;
             auto cell = [&](int64_t p, int64_t kind) {
-                return ((own[r][p / block_size] * 2 + kind) * kv_heads + h / group) * block_size * size + p % block_size * size;
+                int64_t block = (own[r][p / block_size] * 2 + kind) * kv_heads + h / group;
+                return (block * block_size + p % block_size) * size;
             };
             std::vector<double> weights;
             double most = -INFINITY, total = 0;
             for (int64_t p = low; p <= position; p++) {
                 double score = 0;
-                for (int64_t d = 0; d < size; d++) score += turned.at((t * heads + h) * size + d) * cache.at(cell(p, 0) + d);
+                for (int64_t d = 0; d < size; d++)
+                    score += turned.at((t * heads + h) * size + d) * cache.at(cell(p, 0) + d);
                 score *= scale;
                 weights.push_back(cap > 0 ? cap * std::tanh(score / cap) : score);
                 most = std::max(most, weights.back());

@@ -179,6 +179,8 @@ def test_wrong_calls_are_refused_before_memory_is_touched() -> None:
     starts, blocks = torch.tensor([0, 1], dtype=torch.int32), torch.zeros(1, 2, dtype=torch.int32)
     with pytest.raises(RuntimeError, match="longer than its blocks"):
         NATIVE.paged_attention(heads, cache, cache, starts, lens, blocks, slots[:1], 1.0, 0, 0.0)
+    with pytest.raises(RuntimeError, match="no such block"):
+        NATIVE.paged_attention(heads, cache, cache, starts, lens - 5, blocks + 2, slots[:1], 1.0, 0, 0.0)
     with pytest.raises(RuntimeError, match="no such row"):
         NATIVE.paged_attention(heads, cache, cache, starts, lens - 5, blocks, slots[:1] + 1, 1.0, 0, 0.0)
 
