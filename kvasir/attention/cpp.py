@@ -40,7 +40,8 @@ class CppImpl:
         kv_cache: torch.Tensor,  # [N, 2, K, S, D]
         metadata: AttentionBatch,
         transform: QKTransform | None = None,
-    ) -> torch.Tensor:  # [T, H, D]
+        last: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # [T, H, D]; with `last` [B, H, D]
         key_cache, value_cache = kv_cache.transpose(2, 3).unbind(1)  # [N, S, K, D]
         if transform is None:
             reshape_and_cache(key, value, key_cache, value_cache, metadata.slot_mapping)
@@ -49,14 +50,18 @@ class CppImpl:
                 transform.positions, query, key, value, transform.cos_sin, key_cache, value_cache,
                 metadata.slot_mapping, transform.query_weight, transform.key_weight, transform.eps,
             )  # fmt: skip
+        starts, lens, rows = metadata.query_start_loc, metadata.seq_lens, metadata.table_rows
+        if last is not None:  # the other tokens' keys are in the cache, which is all that is wanted of them
+            query, lens, rows = query[last], lens[metadata.last_rows], rows[metadata.last_rows]
+            starts = torch.arange(last.shape[0] + 1, dtype=torch.int32)
         return paged_attention(
             query,
             key_cache,
             value_cache,
-            metadata.query_start_loc,
-            metadata.seq_lens,
+            starts,
+            lens,
             metadata.block_table,
-            metadata.table_rows,
+            rows,
             self.scale,
             sliding_window=self.sliding_window,
             soft_cap=self.logits_soft_cap,
