@@ -23,6 +23,7 @@ namespace {
 
 constexpr int kMaxThreads = 256;
 constexpr std::chrono::microseconds kSpin(60);
+constexpr std::chrono::microseconds kWorthWaking(100);
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -49,10 +50,7 @@ class Pool {
         job_++;
         // Publishes the fields above: who takes a chunk of this job has seen them.
         unclaimed_.store(uint64_t(job_) << 32 | uint32_t(num_chunks), std::memory_order_seq_cst);
-        if (sleeping_.load(std::memory_order_seq_cst) > 0) {
-            std::lock_guard<std::mutex> lock(sleep_);
-            wake_.notify_all();
-        }
+        if (sleeping_.load(std::memory_order_seq_cst) > 0) wake_if_worth_it();
         while (work()) {
         }
         for (int tries = 0; done_.load(std::memory_order_acquire) < num_chunks_; tries++) {
@@ -69,6 +67,16 @@ class Pool {
     void forget_threads() { new (this) Pool(); }
 
   private:
+    // Waking costs the caller tens of microseconds, so it looks at how long the first chunk takes.
+    void wake_if_worth_it() {
+        auto begin = std::chrono::steady_clock::now();
+        if (!work()) return;
+        auto left = (std::chrono::steady_clock::now() - begin) * (num_chunks_ - 1);
+        if (left < kWorthWaking) return;
+        std::lock_guard<std::mutex> lock(sleep_);
+        wake_.notify_all();
+    }
+
     // Takes one chunk and runs it. The job's number and its chunks that are left are one word, so that a late helper
     // can never take a chunk of one job for a chunk of another.
     bool work() {
