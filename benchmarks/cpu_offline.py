@@ -4,8 +4,9 @@
     python benchmarks/cpu_offline.py --model kvasir-demo --dtype float32 --prompt-len 64 --output-len 64
 
 Each round starts a process with KVASIR_NATIVE=0 and one without, in turn, so that a busy neighbour slows both.
-Prefill: prompt tokens a second of requests that want one token; decode: the further tokens a second, by the difference
-between requests for many tokens and for one, each the best of three. A row gives the median over rounds.
+Prefill: prompt tokens a second of requests that want one token. Decode: output tokens a second behind prompts of 16
+tokens, less the time of the first; so little of it is prefill that a busy moment cannot turn the difference around.
+Each time is the best of three, each row the median over rounds.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 
+DECODE_PROMPT_LEN = 16
 WAYS = {"cpp": "auto", "torch": "0"}  # name -> KVASIR_NATIVE
 
 
@@ -24,15 +26,13 @@ def measure(args: argparse.Namespace) -> list[dict]:
     from kvasir import LLM, SamplingParams  # before torch, whose waiting threads the engine tells to sleep
 
     dummy = {} if args.model == "kvasir-demo" else {"load_format": "dummy", "skip_tokenizer_init": True}
-    longest = args.prompt_len + args.output_len + 1
+    longest = max(args.prompt_len, DECODE_PROMPT_LEN) + args.output_len + 1
     llm = LLM(args.model, dtype=args.dtype, max_model_len=longest, kv_cache_memory=2 << 30,
               enable_prefix_caching=False, **dummy)  # fmt: skip
     rng = random.Random(0)
 
-    def seconds(batch: int, tokens: int) -> float:
-        prompts = [
-            {"prompt_token_ids": [rng.randint(5, 400) for _ in range(args.prompt_len)]} for _ in range(batch)
-        ]
+    def seconds(batch: int, tokens: int, prompt_len: int) -> float:
+        prompts = [{"prompt_token_ids": [rng.randint(5, 400) for _ in range(prompt_len)]} for _ in range(batch)]
         params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
         begin = time.perf_counter()
         llm.generate(prompts, params, use_tqdm=False)
@@ -40,11 +40,12 @@ def measure(args: argparse.Namespace) -> list[dict]:
 
     rows = []
     for batch in args.batches:
-        seconds(batch, 2)
-        first = min(seconds(batch, 1) for _ in range(3))
-        whole = min(seconds(batch, 1 + args.output_len) for _ in range(3))
+        seconds(batch, 2, args.prompt_len)
+        prefill = min(seconds(batch, 1, args.prompt_len) for _ in range(3))
+        first = min(seconds(batch, 1, DECODE_PROMPT_LEN) for _ in range(3))
+        whole = min(seconds(batch, 1 + args.output_len, DECODE_PROMPT_LEN) for _ in range(3))
         rows.append({
-            "batch": batch, "prefill_tok_s": batch * args.prompt_len / first,
+            "batch": batch, "prefill_tok_s": batch * args.prompt_len / prefill,
             "decode_tok_s": batch * args.output_len / (whole - first),
         })  # fmt: skip
     llm.shutdown()
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--model", default="benchmarks/models/qwen3-0.6b")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--prompt-len", type=int, default=256)
-    parser.add_argument("--output-len", type=int, default=16)
+    parser.add_argument("--output-len", type=int, default=24)
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
