@@ -132,7 +132,9 @@ def decode(rate: float, sweep: bool, layout: str) -> None:
     for (num_heads, num_kv_heads, head_size), (rows, tokens) in itertools.product(HEADS, DECODE):
         caches = Caches(rows, tokens, num_kv_heads, head_size, layout)
         query = torch.randn(rows, num_heads, head_size, device="cuda", dtype=torch.bfloat16)
-        default = (launch.decode_config(head_size, torch.bfloat16), launch.split_plan(rows, num_kv_heads, processors))
+        programs = rows * num_kv_heads
+        config = launch.decode_config(head_size, torch.bfloat16, programs, processors)
+        default = (config, launch.split_plan(rows, num_kv_heads, processors))
         candidates = [default]
         if sweep:
             candidates += [(config, default[1]) for config in DECODE_CONFIGS if config != default[0]]

@@ -12,7 +12,7 @@ from torch import nn
 
 from kvasir.distributed.groups import TensorParallelGroup
 from kvasir.distributed.shard import Span, sharded_parameter, split, split_kv_heads, stack, whole
-from kvasir.quantization.base import LinearMethod
+from kvasir.quantization.base import LinearMethod, Normed, PendingNorm
 
 
 class LinearBase(nn.Module):
@@ -103,6 +103,10 @@ class MergedColumnParallelLinear(LinearBase):
         """x [T, in] -> [T, I / world]: silu of the first part times the second; the layer has two parts of one size."""
         return self.method.apply_gated(self, x, self.bias)
 
+    def forward_normed_gated(self, pending: PendingNorm) -> Normed:
+        """The same of a norm and an addition still to be done, and the sum."""
+        return self.method.apply_normed_gated(self, pending, self.bias)
+
 
 class QKVParallelLinear(LinearBase):
     """x [T, E] -> [T, (H + 2 K) * D] of this worker's heads, queries first; parts "q", "k", "v"."""
@@ -128,8 +132,19 @@ class QKVParallelLinear(LinearBase):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """-> q [T, H, D], k [T, K, D], v [T, K, D], views of one product."""
-        heads = super().forward(x).unflatten(-1, (-1, self.head_size))  # [T, H + 2 K, D]
-        return heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=-2)
+        return self._heads(super().forward(x))
+
+    def forward_normed(
+        self, pending: PendingNorm
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+        """The same of a norm and an addition still to be done, and the sum."""
+        product, total = self.method.apply_normed(self, pending, self.bias)
+        return self._heads(product), total
+
+    def _heads(self, product: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        heads = product.unflatten(-1, (-1, self.head_size))  # [T, H + 2 K, D]
+        q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=-2)
+        return q, k, v
 
 
 class RowParallelLinear(LinearBase):

@@ -8,7 +8,7 @@ from torch import nn
 from kvasir.distributed.groups import TensorParallelGroup
 from kvasir.errors import ConfigError
 from kvasir.layers.linear import MergedColumnParallelLinear, RowParallelLinear
-from kvasir.quantization.base import LinearMethod
+from kvasir.quantization.base import LinearMethod, Normed, PendingNorm
 
 
 class GatedMLP(nn.Module):
@@ -38,3 +38,8 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(self.gate_up_proj.forward_gated(x))
+
+    def forward_normed(self, pending: PendingNorm) -> Normed:
+        """The same of a norm and an addition still to be done, and the sum."""
+        gated, total = self.gate_up_proj.forward_normed_gated(pending)
+        return self.down_proj(gated), total

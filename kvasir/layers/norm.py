@@ -5,6 +5,7 @@ from torch import nn
 
 from kvasir.distributed.shard import Piece, sharded_parameter, whole
 from kvasir.ops import add_rms_norm, rms_norm
+from kvasir.quantization.base import PendingNorm
 
 
 class RMSNorm(nn.Module):
@@ -17,6 +18,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, self.weight, self.eps)
+
+    def pending(self, x: torch.Tensor, residual: torch.Tensor) -> PendingNorm:
+        """The norm of x + residual, left to the product that reads it."""
+        return PendingNorm(x, residual, self.weight, self.eps)
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """-> (norm of x + residual, x + residual); the inputs may be overwritten."""

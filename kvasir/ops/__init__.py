@@ -12,7 +12,7 @@ An op has one name in all its places: `ops/<x>.py` is its face (documented shape
 from kvasir.ops.activation import silu_and_mul
 from kvasir.ops.dispatch import Choice, choices
 from kvasir.ops.kv_write import reshape_and_cache
-from kvasir.ops.linear import gated_linear, linear
+from kvasir.ops.linear import gated_linear, linear, norm_gated_linear, norm_linear
 from kvasir.ops.norm import add_rms_norm, rms_norm
 from kvasir.ops.paged_attention import paged_attention
 from kvasir.ops.rope import apply_rope
@@ -29,6 +29,8 @@ __all__ = [
     "decode_inputs",
     "gated_linear",
     "linear",
+    "norm_gated_linear",
+    "norm_linear",
     "paged_attention",
     "ragged_inputs",
     "reshape_and_cache",

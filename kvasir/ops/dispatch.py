@@ -56,6 +56,14 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "cpu": (f"{_OPS}.cpp.linear:gated_linear",),
         "native": (f"{_OPS}.reference.linear:gated_linear",),
     },
+    "norm_linear": {
+        "cuda": (f"{_OPS}.triton.linear:norm_linear",),
+        "native": (f"{_OPS}.reference.linear:norm_linear",),
+    },
+    "norm_gated_linear": {
+        "cuda": (f"{_OPS}.triton.linear:norm_gated_linear",),
+        "native": (f"{_OPS}.reference.linear:norm_gated_linear",),
+    },
     "decode_inputs": {
         "cuda": (f"{_OPS}.triton.step_inputs:decode_inputs",),
         "native": (f"{_OPS}.reference.step_inputs:decode_inputs",),

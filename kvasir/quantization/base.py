@@ -1,14 +1,30 @@
 """SEAM: a LinearMethod owns the weight of a linear layer, from the empty parameter to the product."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from kvasir.distributed.shard import Span
 
 
+class PendingNorm(NamedTuple):
+    """The input of a product before its norm: what is to be multiplied is the RMS norm of x + residual."""
+
+    x: torch.Tensor  # [T, in]
+    residual: torch.Tensor  # [T, in]
+    weight: torch.Tensor  # [in]
+    eps: float
+
+
+Normed = tuple[torch.Tensor, torch.Tensor]
+"""A product [T, out] of a pending norm, and the sum x + residual [T, in]."""
+
+
 class LinearMethod(Protocol):
-    """Called in this order: `create` once, the loader fills the parameters, `finish_load` once, `apply` for ever."""
+    """Called in this order: `create` once, the loader fills the parameters, `finish_load` once, `apply` for ever.
+
+    A method whose kernels know nothing of norms does `add_rms_norm` first, then its product.
+    """
 
     def create(
         self,
@@ -31,4 +47,12 @@ class LinearMethod(Protocol):
 
     def apply_gated(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x [T, in] -> [T, I]: silu(gate) * up of a stacked gate and up projection, of I outputs each."""
+        ...
+
+    def apply_normed(self, layer: torch.nn.Module, pending: PendingNorm, bias: torch.Tensor | None) -> Normed:
+        """`apply` of the norm, and the sum."""
+        ...
+
+    def apply_normed_gated(self, layer: torch.nn.Module, pending: PendingNorm, bias: torch.Tensor | None) -> Normed:
+        """`apply_gated` of the norm, and the sum."""
         ...

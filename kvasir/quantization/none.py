@@ -3,7 +3,8 @@
 import torch
 
 from kvasir.distributed.shard import Span, sharded_parameter, stack
-from kvasir.ops import gated_linear, linear
+from kvasir.ops import gated_linear, linear, norm_gated_linear, norm_linear
+from kvasir.quantization.base import Normed, PendingNorm
 
 
 class UnquantizedLinearMethod:
@@ -25,3 +26,9 @@ class UnquantizedLinearMethod:
 
     def apply_gated(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return gated_linear(x, layer.weight, bias)
+
+    def apply_normed(self, layer: torch.nn.Module, pending: PendingNorm, bias: torch.Tensor | None) -> Normed:
+        return norm_linear(*pending, layer.weight, bias)
+
+    def apply_normed_gated(self, layer: torch.nn.Module, pending: PendingNorm, bias: torch.Tensor | None) -> Normed:
+        return norm_gated_linear(*pending, layer.weight, bias)

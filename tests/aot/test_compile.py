@@ -12,7 +12,7 @@ from kvasir.ops.step_inputs import SlotTables, StepInputs
 from kvasir.ops.triton import pdl, sample, step_inputs
 from kvasir.ops.triton.activation import silu_and_mul
 from kvasir.ops.triton.gemv import gemv
-from kvasir.ops.triton.norm import add_rms_norm, rms_norm
+from kvasir.ops.triton.norm import AddedNorm, add_rms_norm, rms_norm
 from kvasir.ops.triton.rope import apply_rope
 from kvasir.ops.triton.rope_and_cache import rope_and_cache
 from kvasir.ops.triton.skinny_linear import SkinnyConfig, skinny_gated, skinny_linear
@@ -145,25 +145,28 @@ def test_rope_and_cache(compiled, tmp_path: Path):
 
 
 def test_dependent_launches_wait_before_they_touch_anything(compiled, monkeypatch, tmp_path: Path):
-    """As on a card: every kernel of a step waits for the one before it; only weights are asked for earlier."""
+    """As on a card: every kernel of a step waits for the one before it; what is read earlier is known."""
     monkeypatch.setattr(pdl, "enabled", lambda device: True)
     launch(compiled, Shape(16, 8, 128, 16), torch.bfloat16)
     x, weight = torch.zeros(4, 1024, dtype=torch.bfloat16), torch.zeros(4096, 1024, dtype=torch.bfloat16)
     skinny_linear(x, weight, None)
     skinny_linear(x, weight[:1024], None)
     skinny_gated(x, weight, None)
+    gemv(x, weight, norm=AddedNorm(x, x[0], 1e-6, torch.zeros_like(x)))
     gemv(x, weight)
     gemv(x, weight, gated=True)
     rms_norm(x, x[0], 1e-6)
     silu_and_mul(x)
     slots, floats = torch.zeros(4).long(), torch.zeros(4)
     sample.sample_tokens(x, slots, floats, slots, slots, sample.cutoffs(x, slots, floats, slots, floats, floats))
-    assert len(compiled()) == 13
+    head, cache = torch.zeros(1, 8, 128, dtype=torch.bfloat16), torch.zeros(4, 16, 8, 128, dtype=torch.bfloat16)
+    rope_and_cache(slots[:1], head, head, head, torch.zeros(9, 128), cache, cache, slots[:1])
+    assert len(compiled()) == 15
     for kernel in compiled():
         before, _, after = kernel.ptx.partition("griddepcontrol.wait")
         assert after and "griddepcontrol.launch_dependents" in after, kernel.name
         touched = set(re.findall(r"\b(ld|st)\.global|\b(cp\.async\.cg)|\b(ret);", before))
-        if kernel.name == "gemv_kernel":  # weights in registers
+        if kernel.name in ("gemv_kernel", "decode_kernel", "_rope_and_cache_kernel"):  # weights; the step's inputs
             assert touched == {("ld", "", "")}
         else:
             assert not touched, f"{kernel.name} does not wait first"

@@ -121,6 +121,30 @@ def test_linear(dtype: torch.dtype, outputs: int, inputs: int, with_bias: bool) 
         assert ((gated - wanted).norm() / wanted.norm()).item() < 1e-2, rows
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("outputs", "inputs"), [(4096, 1024), (6144, 1024), (6144, 4096), (1500, 2048), (70, 160)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_norm_and_product(dtype: torch.dtype, outputs: int, inputs: int, gated: bool) -> None:
+    """Against float64; the sum of x and its residual bit for bit; twice, for the same bits."""
+    torch.manual_seed(outputs)
+    weight = (torch.randn(outputs, inputs, device="cuda") * inputs**-0.5).to(dtype)
+    norm_weight = (1 + torch.randn(inputs, device="cuda") / 4).to(dtype)
+    op = ops.norm_gated_linear if gated else ops.norm_linear
+    for rows in (1, 3, 4, 5, 16, 17, 32, 33):
+        x, residual = (torch.randn(rows, inputs, device="cuda").to(dtype) for _ in range(2))
+        total = x + residual
+        wide = total.double()
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5) * norm_weight.double()
+        want = torch.nn.functional.linear(normed, weight.double())
+        if gated:
+            gate, up = want.chunk(2, dim=-1)
+            want = torch.nn.functional.silu(gate) * up
+        first, kept = op(x, residual, norm_weight, 1e-5, weight)
+        assert torch.equal(kept, total)
+        assert torch.equal(first, op(x, residual, norm_weight, 1e-5, weight)[0])
+        assert ((first.double() - want).norm() / want.norm()).item() < 1e-2, rows
+
+
 def test_triton_serves_every_op_on_cuda() -> None:
     pytest.importorskip("triton")
     assert all(choice.implementation.startswith("triton.") for choice in ops.choices("cuda"))

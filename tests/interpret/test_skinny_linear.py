@@ -5,7 +5,9 @@ import torch
 
 pytest.importorskip("triton")
 
+from kvasir.ops.reference.norm import add_rms_norm
 from kvasir.ops.triton.gemv import gemv
+from kvasir.ops.triton.norm import AddedNorm
 from kvasir.ops.triton.skinny_linear import SkinnyConfig, skinny_gated, skinny_linear, tickets
 
 
@@ -44,3 +46,30 @@ def test_few_rows_by_vectors(rows: int, inputs: int, outputs: int, with_bias: bo
         gate, up = want.chunk(2, dim=-1)
         want = torch.nn.functional.silu(gate) * up
     torch.testing.assert_close(gemv(x, weight, bias, gated), want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 96, 70), (4, 200, 33)])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norm_before_a_product_by_vectors(
+    rows: int, inputs: int, outputs: int, gated: bool, dtype: torch.dtype
+) -> None:
+    """What the two launches give: the norm is rounded where it is rounded there."""
+    x, residual, norm_weight, weight = normed_inputs(rows, inputs, outputs * (1 + gated), dtype)
+    norm = AddedNorm(residual, norm_weight, 1e-5, torch.full_like(residual, float("nan")))
+    got = gemv(x, weight, None, gated, norm)
+    normed, total = add_rms_norm(x, residual, norm_weight, 1e-5)
+    torch.testing.assert_close(norm.total, total, atol=0, rtol=one_unit(dtype))
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2  # a unit in the last place is 0.8 %
+    torch.testing.assert_close(got, gemv(normed, weight, None, gated), atol=tolerance, rtol=tolerance)
+
+
+def one_unit(dtype: torch.dtype) -> float:
+    """The interpreter cuts bfloat16 off where a card rounds; tests/gpu asks for equal bits."""
+    return 1e-6 if dtype == torch.float32 else 2**-7
+
+
+def normed_inputs(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    x, residual = torch.randn(rows, 2 * inputs)[:, :inputs].to(dtype), 3 * torch.randn(rows, inputs)
+    norm_weight, weight = 1 + torch.randn(inputs) / 4, torch.randn(outputs, inputs) * inputs**-0.5
+    return x, residual.to(dtype), norm_weight.to(dtype), weight.to(dtype)

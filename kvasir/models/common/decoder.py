@@ -65,15 +65,20 @@ class DecoderAttention(nn.Module):
         )
 
     def forward(
-        self, positions: torch.Tensor, x: torch.Tensor, rotary: RotaryEmbedding, last: torch.Tensor | None = None
+        self,
+        positions: torch.Tensor,
+        q: torch.Tensor,  # [T, H, D]
+        k: torch.Tensor,  # [T, K, D]
+        v: torch.Tensor,  # [T, K, D]
+        rotary: RotaryEmbedding,
+        last: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        q, k, v = self.qkv_proj(x)  # [T, H, D], [T, K, D], [T, K, D]
         out = self.attn(q, k, v, rotary(positions, self.q_norm, self.k_norm), last)  # [T or B, H, D]
         return self.o_proj(out.flatten(-2))  # [T, E]
 
 
 class DecoderLayer(nn.Module):
-    """(x, residual) -> (x, residual): each addition is left to the norm after it, which fuses the two."""
+    """(x, residual) -> (x, residual): additions and norms are left to the products after them."""
 
     def __init__(self, shape: ModelShape, build: ModelBuild, style: DecoderStyle, index: int, prefix: str):
         super().__init__()
@@ -100,15 +105,15 @@ class DecoderLayer(nn.Module):
         last: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`last`: [B] int64, the only tokens whose outputs are wanted; the keys and values of all are still written."""
+        qkv_proj = self.self_attn.qkv_proj
         if residual is None:
-            residual, x = x, self.input_layernorm(x)
+            heads, residual = qkv_proj(self.input_layernorm(x)), x
         else:
-            x, residual = self.input_layernorm.add(x, residual)
-        attended = self.self_attn(positions, x, rotary, last)
+            heads, residual = qkv_proj.forward_normed(self.input_layernorm.pending(x, residual))
+        attended = self.self_attn(positions, *heads, rotary, last)
         if last is not None:
             residual = residual[last]  # [B, E]
-        x, residual = self.post_attention_layernorm.add(attended, residual)
-        return self.mlp(x), residual
+        return self.mlp.forward_normed(self.post_attention_layernorm.pending(attended, residual))
 
 
 class Decoder(nn.Module):

@@ -4,13 +4,16 @@ How a row is cut follows from its length and two numbers of the launch (`split_l
 its output directly. Else each split leaves a partial result, and the one that finishes last puts them together, always
 in the order of the splits, so that a repeated run gives the same bits. Rows of length 0 (padding) write zeros.
 
+Lengths and tables are inputs of the step, so they are read beside the kernel before (`pdl.py`): programs without keys are
+gone when it ends, and the others have asked for their first keys.
+
 Where all rows begin with the same blocks, a kernel before it reads those once for all rows and leaves partial results too.
 """
 
 import triton
 import triton.language as tl
 
-from kvasir.ops.triton.pdl import wait_for_predecessor
+from kvasir.ops.triton.pdl import prefetch, wait_for_predecessor
 
 # tf32x3: float32 products as three tensor-core products, close to float32 (16-bit inputs ignore it).
 _DOT = tl.constexpr("tf32x3")
@@ -131,6 +134,18 @@ def shared_prefix_kernel(
     tl.store(lse_ptr + part, top + tl.log2(total), mask=row < num_rows)
 
 
+@triton.jit
+def _prefetch_tile(
+    key_ptr, value_ptr, table, begin, end, head, stride_block, stride_slot,
+    S: tl.constexpr, BLOCK_N: tl.constexpr, KEY_BYTES: tl.constexpr,
+):  # fmt: skip
+    """Asks for the keys and values of a split's first tile, all of which are old but for a row's last token."""
+    keys = tl.minimum(begin + tl.arange(0, BLOCK_N), end - 1)
+    offset = tl.load(table + keys // S).to(tl.int64) * stride_block + (keys % S) * stride_slot + head
+    prefetch(key_ptr + offset, KEY_BYTES)
+    prefetch(value_ptr + offset, KEY_BYTES)
+
+
 @triton.jit(do_not_specialize=["stride_table", "splits", "min_split", "shared_splits", "window"])
 def decode_kernel(
     query_ptr,
@@ -171,13 +186,15 @@ def decode_kernel(
     MIXED: tl.constexpr,
     SHARED: tl.constexpr,
     SHARED_N: tl.constexpr,
+    AHEAD: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """MIXED: rows with other than one token are left to the prefill kernel; else row r's query is token r.
 
     SHARED: `shared_prefix_kernel` has done the first keys of all rows, in tiles of SHARED_N.
     """
-    wait_for_predecessor(PDL)
+    if MIXED:  # perhaps no row is a decode: then nobody would wait below
+        wait_for_predecessor(PDL)
     kv_head = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)
@@ -199,6 +216,15 @@ def decode_kernel(
     end = tl.minimum(begin + per_split, seq_len)
     if (begin >= end) & (split > 0):
         return
+    table = table_ptr + tl.load(table_rows_ptr + row).to(tl.int64) * stride_table
+    if PDL and not MIXED:
+        key_bytes: tl.constexpr = D * key_ptr.dtype.element_ty.primitive_bitwidth // 8
+        if AHEAD and key_bytes % 16 == 0 and end > begin:
+            _prefetch_tile(
+                key_ptr, value_ptr, table, begin, end, kv_head * stride_head, stride_block, stride_slot,
+                S, BLOCK_N, key_bytes,
+            )  # fmt: skip
+        wait_for_predecessor(PDL)
 
     packed = tl.arange(0, BLOCK_M)
     lane = tl.arange(0, D_PAD)
@@ -210,7 +236,6 @@ def decode_kernel(
     top = tl.full([BLOCK_M], -1e30, tl.float32)  # running maximum; finite, so that -inf - top is -inf
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, D_PAD], tl.float32)
-    table = table_ptr + tl.load(table_rows_ptr + row).to(tl.int64) * stride_table
     for first in range(begin, end, BLOCK_N):
         keys = first + tl.arange(0, BLOCK_N)
         valid = keys < end

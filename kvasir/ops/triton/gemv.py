@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from kvasir.ops.triton import pdl
+from kvasir.ops.triton.norm import AddedNorm
 from kvasir.ops.triton.pdl import wait_for_predecessor
 
 MAX_ROWS = 4
@@ -16,17 +17,17 @@ _ELEMENTS = 8192  # of W in a program: 64 a thread
 MAX_INPUTS = 2 * _ELEMENTS
 
 
-@triton.jit
-def _row_of(x_ptr, lane, K):
-    return tl.load(x_ptr + lane, mask=lane < K, other=0.0).to(tl.float32)[None, :]
-
-
 @triton.jit(do_not_specialize=["rows"])
 def gemv_kernel(
-    x_ptr, weight_ptr, bias_ptr, output_ptr, rows, stride_x, N, K,
-    BLOCK_N: tl.constexpr, K_PAD: tl.constexpr, HAS_BIAS: tl.constexpr, GATED: tl.constexpr, PDL: tl.constexpr,
+    x_ptr, residual_ptr, norm_ptr, weight_ptr, bias_ptr, output_ptr, sum_ptr, rows, stride_x, N, K, eps,
+    BLOCK_N: tl.constexpr, K_PAD: tl.constexpr, HAS_BIAS: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """GATED: W holds N rows of a gate, then N rows beside it; the output is silu(gate) * beside, rounded in between."""
+    """GATED: W holds N rows of a gate, then N rows beside it; the output is silu(gate) * beside, rounded in between.
+
+    NORM: what is multiplied is the RMS norm of x + residual, rounded where add_rms_norm rounds; the first program also
+    leaves that sum. Each program has whole rows of x at hand, so a norm costs it one sum more.
+    """
     outputs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     lane = tl.arange(0, K_PAD)
     there = (outputs < N)[:, None] & (lane < K)[None, :]
@@ -41,10 +42,19 @@ def gemv_kernel(
         bias = tl.load(bias_ptr + outputs, mask=outputs < N, other=0.0).to(tl.float32)
         if GATED:
             beside_bias = tl.load(bias_ptr + N + outputs, mask=outputs < N, other=0.0).to(tl.float32)
+    if NORM:
+        norm = tl.load(norm_ptr + lane, mask=lane < K, other=0.0).to(tl.float32)
     wait_for_predecessor(PDL)
     dtype = output_ptr.dtype.element_ty
     for row in range(0, rows):
-        x = _row_of(x_ptr + row * stride_x, lane, K)
+        x = tl.load(x_ptr + row * stride_x + lane, mask=lane < K, other=0.0).to(tl.float32)
+        if NORM:
+            x = (x + tl.load(residual_ptr + row * K + lane, mask=lane < K, other=0.0).to(tl.float32)).to(dtype)
+            tl.store(sum_ptr + row * K + lane, x, mask=(lane < K) & (tl.program_id(0) == 0))
+            x = x.to(tl.float32)
+            scale = tl.rsqrt(tl.sum(x * x) / K + eps)
+            x = ((x * scale).to(dtype).to(tl.float32) * norm).to(dtype).to(tl.float32)
+        x = x[None, :]
         product = tl.sum(weight.to(tl.float32) * x, axis=1) + bias
         if GATED:
             gate = product.to(dtype).to(tl.float32)
@@ -59,15 +69,18 @@ def gemv(
     weight: torch.Tensor,  # [N, K] contiguous; gated: [2 * N, K]
     bias: torch.Tensor | None = None,  # [N]; gated: [2 * N]
     gated: bool = False,
+    norm: AddedNorm | None = None,
 ) -> torch.Tensor:  # [M, N]
+    """With `norm`: of the normed sum of x and its residual, and the sum is left in `norm.total`."""
     rows, inputs = x.shape
     outputs = weight.shape[0] // 2 if gated else weight.shape[0]
     output = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
     padded = triton.next_power_of_2(inputs)
     block_n = max(1, _ELEMENTS // padded // (2 if gated else 1))
     gemv_kernel[(triton.cdiv(outputs, block_n),)](
-        x, weight, bias, output, rows, x.stride(0), outputs, inputs,
-        BLOCK_N=block_n, K_PAD=padded, HAS_BIAS=bias is not None, GATED=gated, num_warps=4 if padded < 8192 else 8,
-        **pdl.options(x.device),
+        x, norm and norm.residual, norm and norm.weight, weight, bias, output, norm and norm.total,
+        rows, x.stride(0), outputs, inputs, norm.eps if norm else 0.0,
+        BLOCK_N=block_n, K_PAD=padded, HAS_BIAS=bias is not None, GATED=gated, NORM=norm is not None,
+        num_warps=4 if padded < 8192 else 8, **pdl.options(x.device),
     )  # fmt: skip
     return output

@@ -1,5 +1,7 @@
 """RMS norm in Triton: one pass over a row, several short rows per program (QK norm has rows of one head)."""
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -8,6 +10,16 @@ from kvasir.ops.triton import pdl
 from kvasir.ops.triton.pdl import wait_for_predecessor
 
 _MIN_TILE = 1024  # elements per program; shorter rows share one
+
+
+@dataclass(frozen=True)
+class AddedNorm:
+    """The addition and the norm before a product, for a kernel that does all three."""
+
+    residual: torch.Tensor  # [T, E] contiguous
+    weight: torch.Tensor  # [E]
+    eps: float
+    total: torch.Tensor  # [T, E] contiguous, to be filled: x + residual
 
 
 @triton.jit(do_not_specialize=["num_rows", "heads"])

@@ -24,11 +24,12 @@ MAX_TICKETS = 1 << 17
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """One compiled decode variant; `block_n` keys per tile."""
+    """One compiled decode variant; `block_n` keys per tile. `ahead`: the first are asked for beside the kernel before."""
 
     block_n: int
     num_warps: int
     num_stages: int
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,14 @@ class PrefillConfig:
     num_stages: int
 
 
-def decode_config(head_size_pad: int, dtype: torch.dtype) -> DecodeConfig:
+def decode_config(head_size_pad: int, dtype: torch.dtype, programs: int, processors: int) -> DecodeConfig:
+    """`programs`: rows times KV heads. As long as all of them run at once, larger tiles keep more bytes on their way."""
     if dtype == torch.float32:
         return DecodeConfig(32 if head_size_pad <= 128 else 16, 4, 2)
     if head_size_pad <= 64:
         return DecodeConfig(64, 4, 3)
+    if head_size_pad <= 128 and programs <= 4 * processors:
+        return DecodeConfig(128, 4, 2, ahead=programs >= processors)
     return DecodeConfig(64 if head_size_pad <= 128 else 32, 4, 2)
 
 
@@ -104,6 +108,17 @@ def shared_plan(pairs: int, num_kv_heads: int, processors: int) -> int:
     return min(MAX_SPLITS, max(1, triton.next_power_of_2(triton.cdiv(2 * processors, programs))))
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a step, as the kernels read them. `shared_len`: [1] int32, keys that all rows begin with."""
+
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    block_table: torch.Tensor
+    table_rows: torch.Tensor
+    shared_len: torch.Tensor | None = None
+
+
 def paged_attention(
     query: torch.Tensor,
     key_cache: torch.Tensor,
@@ -144,17 +159,6 @@ def paged_attention(
     return output
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a step, as the kernels read them. `shared_len`: [1] int32, keys that all rows begin with."""
-
-    query_start_loc: torch.Tensor
-    seq_lens: torch.Tensor
-    block_table: torch.Tensor
-    table_rows: torch.Tensor
-    shared_len: torch.Tensor | None = None
-
-
 def _common_arguments(
     query: torch.Tensor, key_cache: torch.Tensor, scale: float, sliding_window: int | None, soft_cap: float | None
 ) -> dict[str, object]:
@@ -193,10 +197,11 @@ def _decode(
     _, num_heads, head_size = query.shape
     num_kv_heads = key_cache.shape[2]
     group, head_size_pad = num_heads // num_kv_heads, max(16, triton.next_power_of_2(head_size))
-    config = config or decode_config(head_size_pad, query.dtype)
-    plan = plan or split_plan(rows, num_kv_heads, _processors(query.device))
+    processors = _processors(query.device)
+    config = config or decode_config(head_size_pad, query.dtype, rows * num_kv_heads, processors)
+    plan = plan or split_plan(rows, num_kv_heads, processors)
     shared = batch.shared_len is not None
-    shared_splits = shared_plan(rows * group, num_kv_heads, _processors(query.device)) if shared else 0
+    shared_splits = shared_plan(rows * group, num_kv_heads, processors) if shared else 0
     parts = plan.splits + shared_splits
     # Allocated here, inside a graph's capture when there is one, so that the graph's own pool keeps them.
     partial = torch.empty(rows, num_heads, parts, head_size, dtype=torch.float32, device=query.device)
@@ -252,6 +257,7 @@ def _decode(
         MIXED=mixed,
         SHARED=shared,
         SHARED_N=shared_config.block_n,
+        AHEAD=config.ahead,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         **pdl.options(query.device),

@@ -3,6 +3,10 @@
 Each kernel of a step calls `wait_for_predecessor` before it reads or writes anything that another kernel touches, and
 before any return: a kernel that never waited would let its successor start too early. What it does before that call
 (prefetching weights) runs beside its predecessor. Cards since Hopper have it; elsewhere the call is nothing.
+
+What may be touched before the call is what no kernel writes (weights), and what was written at least two launches ago, since
+the predecessor has itself waited for all that was before it: the inputs of the step (positions, lengths, slots, block tables),
+which attention and rotation find behind at least a norm and a product. Some program of each launch must wait.
 """
 
 from functools import cache

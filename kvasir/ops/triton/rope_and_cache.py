@@ -57,18 +57,20 @@ def _rope_and_cache_kernel(
     HALF_PAD: tl.constexpr, REST_PAD: tl.constexpr, D_PAD: tl.constexpr, HEADS: tl.constexpr,
     NORM_Q: tl.constexpr, NORM_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_predecessor(PDL)
+    """Positions and slots are inputs of the step, so they and the angles are read beside the kernel before (`pdl.py`)."""
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
+    half: tl.constexpr = ROT // 2
+    pair = tl.arange(0, HALF_PAD)
+    angles = cos_sin_ptr + tl.load(positions_ptr + token).to(tl.int64) * ROT
+    cos = tl.load(angles + pair, mask=pair < half, other=0.0)[None, :]
+    sin = tl.load(angles + half + pair, mask=pair < half, other=0.0)[None, :]
+    slot = tl.load(slot_ptr + token)
+    wait_for_predecessor(PDL)
     q_parts: tl.constexpr = (H + HEADS - 1) // HEADS
     k_parts: tl.constexpr = (K + HEADS - 1) // HEADS
     heads = tl.arange(0, HEADS)[:, None]
     if part < q_parts + k_parts:
-        half: tl.constexpr = ROT // 2
-        pair = tl.arange(0, HALF_PAD)
-        angles = cos_sin_ptr + tl.load(positions_ptr + token).to(tl.int64) * ROT
-        cos = tl.load(angles + pair, mask=pair < half, other=0.0)[None, :]
-        sin = tl.load(angles + half + pair, mask=pair < half, other=0.0)[None, :]
         if part < q_parts:
             heads += part * HEADS
             source = query_ptr + token * query_stride_token + heads * query_stride_head
@@ -76,14 +78,12 @@ def _rope_and_cache_kernel(
             _turn(source, query_weight_ptr, cos, sin, eps, target, heads < H, D, ROT, HALF_PAD, REST_PAD, NORM_Q)
         else:
             heads += (part - q_parts) * HEADS
-            slot = tl.load(slot_ptr + token)
             source = key_ptr + token * key_stride_token + heads * key_stride_head
             target = key_cache_ptr + slot // S * stride_block + slot % S * stride_slot + heads * stride_head
             keep = (heads < K) & (slot >= 0)
             _turn(source, key_weight_ptr, cos, sin, eps, target, keep, D, ROT, HALF_PAD, REST_PAD, NORM_K)
     else:
         heads += (part - q_parts - k_parts) * HEADS
-        slot = tl.load(slot_ptr + token)
         lane = tl.arange(0, D_PAD)[None, :]
         mask = (heads < K) & (lane < D) & (slot >= 0)
         value = tl.load(value_ptr + token * value_stride_token + heads * value_stride_head + lane, mask=mask)
