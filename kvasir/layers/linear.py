@@ -101,11 +101,11 @@ class MergedColumnParallelLinear(LinearBase):
 
     def forward_gated(self, x: torch.Tensor) -> torch.Tensor:
         """x [T, in] -> [T, I / world]: silu of the first part times the second; the layer has two parts of one size."""
-        return self.method.apply_gated(self, x, self.bias)
+        return self.method.apply(self, x, self.bias, gated=True)
 
     def forward_normed_gated(self, pending: PendingNorm) -> Normed:
         """The same of a norm and an addition still to be done, and the sum."""
-        return self.method.apply_normed_gated(self, pending, self.bias)
+        return self.method.apply_normed(self, pending, self.bias, gated=True)
 
 
 class QKVParallelLinear(LinearBase):

@@ -41,18 +41,14 @@ class LinearMethod(Protocol):
         """Repacks what was loaded into what the kernel wants."""
         ...
 
-    def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """x [T, in] -> [T, sum of outputs]."""
+    def apply(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None, *, gated: bool = False
+    ) -> torch.Tensor:
+        """x [T, in] -> [T, sum of outputs]; gated: [T, I], silu(gate) * up of a stacked gate and up projection."""
         ...
 
-    def apply_gated(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """x [T, in] -> [T, I]: silu(gate) * up of a stacked gate and up projection, of I outputs each."""
-        ...
-
-    def apply_normed(self, layer: torch.nn.Module, pending: PendingNorm, bias: torch.Tensor | None) -> Normed:
+    def apply_normed(
+        self, layer: torch.nn.Module, pending: PendingNorm, bias: torch.Tensor | None, *, gated: bool = False
+    ) -> Normed:
         """`apply` of the norm, and the sum."""
-        ...
-
-    def apply_normed_gated(self, layer: torch.nn.Module, pending: PendingNorm, bias: torch.Tensor | None) -> Normed:
-        """`apply_gated` of the norm, and the sum."""
         ...

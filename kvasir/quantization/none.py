@@ -21,14 +21,12 @@ class UnquantizedLinearMethod:
     def finish_load(self, layer: torch.nn.Module) -> None:
         """Nothing to repack."""
 
-    def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return linear(x, layer.weight, bias)
+    def apply(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None, *, gated: bool = False
+    ) -> torch.Tensor:
+        return (gated_linear if gated else linear)(x, layer.weight, bias)
 
-    def apply_gated(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return gated_linear(x, layer.weight, bias)
-
-    def apply_normed(self, layer: torch.nn.Module, pending: PendingNorm, bias: torch.Tensor | None) -> Normed:
-        return norm_linear(*pending, layer.weight, bias)
-
-    def apply_normed_gated(self, layer: torch.nn.Module, pending: PendingNorm, bias: torch.Tensor | None) -> Normed:
-        return norm_gated_linear(*pending, layer.weight, bias)
+    def apply_normed(
+        self, layer: torch.nn.Module, pending: PendingNorm, bias: torch.Tensor | None, *, gated: bool = False
+    ) -> Normed:
+        return (norm_gated_linear if gated else norm_linear)(*pending, layer.weight, bias)
