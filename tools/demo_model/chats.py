@@ -17,7 +17,7 @@ SKILLS: tuple[str, ...] = (*SINGLE_TURN, "memory", "tool_call", "tool_answer")
 # How often a turn is drawn; the skills that need most practice come most often.
 WEIGHTS: dict[str, float] = {
     "add": 3.0,
-    "subtract": 3.5,
+    "subtract": 4.5,
     "reverse": 2.0,
     "uppercase": 1.0,
     "count_letters": 3.0,
@@ -25,7 +25,7 @@ WEIGHTS: dict[str, float] = {
     "capitals": 1.0,
     "units": 1.2,
     "json": 1.5,
-    "sequences": 0.25,
+    "sequences": 0.7,
     "kvasir": 1.0,
     "refusal": 1.0,
     "memory": 1.2,
