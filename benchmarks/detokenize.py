@@ -57,7 +57,7 @@ def time_processor(tokenizer: HfTokenizer, ids: list[int], num_streams: int, nam
     names = [f"r{i}" for i in range(num_streams)]
     for request_id in names:
         request = inputs.process(request_id, [1, 2, 3], SamplingParams(max_tokens=None, **options))
-        outputs.add_request(request, None, request.params)
+        outputs.add_request(request, [request])
     with_logprobs = options.get("logprobs") is not None
     steps = []
     for i, token_id in enumerate(ids):
@@ -68,7 +68,7 @@ def time_processor(tokenizer: HfTokenizer, ids: list[int], num_streams: int, nam
         steps.append(said)
     start = time.process_time()
     for said in steps:
-        outputs.process(said)
+        outputs.process(said).read()
     report(f"output processor, {name}", time.process_time() - start, len(ids) * num_streams)
 
 
