@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from kvasir.config import EngineArgs
 from kvasir.errors import ConfigError
 from kvasir.platforms.cpu import cpu_cores, cpu_flags, host_memory
-from kvasir.utils.cards import first_card, why_no_cuda
+from kvasir.utils.cards import first_card, usable_cards, why_no_cuda
 
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
@@ -21,6 +21,7 @@ class Facts:
         cpu_cores: cores this process may use.
         cpu_flags: instruction sets by the kernel's names.
         capability: (major, minor) of the card; (0, 0) elsewhere, or when the driver did not say.
+        num_cards: cards this process may use; at least 1 on cuda.
     """
 
     device: str
@@ -29,6 +30,7 @@ class Facts:
     cpu_cores: int
     cpu_flags: frozenset[str] = frozenset()
     capability: tuple[int, int] = (0, 0)
+    num_cards: int = 0
 
     @property
     def is_large_card(self) -> bool:
@@ -57,4 +59,4 @@ def gather_facts(args: EngineArgs) -> Facts:
     card = first_card()
     why = "asked for" if args.device == "cuda" else "there is a card and this torch can use it"
     memory_bytes, capability = (card.memory_bytes, card.capability) if card else (0, (0, 0))
-    return Facts("cuda", why, memory_bytes, cpu_cores(), cpu_flags(), capability)
+    return Facts("cuda", why, memory_bytes, cpu_cores(), cpu_flags(), capability, len(usable_cards()))

@@ -1,5 +1,7 @@
 """Composition root of the front: options -> resolved configuration -> engine."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from kvasir.engine.async_llm import AsyncLLM
 from kvasir.engine.client import InProcessClient, ProcessClient
 from kvasir.engine.input import InputProcessor
 from kvasir.engine.llm_engine import LLMEngine
+from kvasir.engine.supervised_core import SupervisedCore
 from kvasir.engine.supervisor.budget import RestartBudget
 from kvasir.engine.supervisor.incidents import Incidents
 from kvasir.engine.supervisor.supervisor import Supervisor
@@ -22,6 +25,7 @@ from kvasir.logger import get_logger
 from kvasir.messages import Ready
 from kvasir.structured.front import StructuredStage
 from kvasir.tokenizer import Tokenizer, get_tokenizer
+from kvasir.utils.cards import usable_cards
 from kvasir.utils.startup import StartupReport
 
 logger = get_logger(__name__)
@@ -49,7 +53,7 @@ def make_llm_engine(args: EngineArgs) -> LLMEngine:
 
 
 def make_async_llm(args: EngineArgs) -> AsyncLLM:
-    """The core in its own process; the tokenizer is read while it starts."""
+    """The cores in processes of their own; the tokenizer is read while they start."""
     report = StartupReport.begin()
     resolved = resolve(args, usage="server", facts=gather_facts(args))
     report.mark("configuration")
@@ -59,21 +63,13 @@ def make_async_llm(args: EngineArgs) -> AsyncLLM:
 def start_async_llm(resolved: Resolved, report: StartupReport | None = None) -> AsyncLLM:
     """The same, once the options are settled; `report` has what was done before."""
     report = report or StartupReport()
-    supervisor = _make_supervisor(resolved.config)
-    supervisor.launch()
-    try:
+    with starting_cores(resolved.config) as cores:
         tokenizer = _tokenizer(resolved)
         report.mark("tokenizer (the core starts meanwhile)")
-        ready = supervisor.wait_ready()
-    except BaseException:
-        supervisor.client.kill()
-        raise
-    report.mark(_CORE_PHASE)
-    _log_start(report, ready)
-    supervisor.facts = {"model": resolved.config.model.served_model_name[0], "device": ready.device}
+        ready = wait_for_cores(cores, resolved.config, report)
     return AsyncLLM(
         resolved.config,
-        supervisor,
+        cores,
         ready,
         _input_processor(resolved, ready, tokenizer),
         tokenizer,
@@ -81,20 +77,56 @@ def start_async_llm(resolved: Resolved, report: StartupReport | None = None) -> 
     )
 
 
-def _make_supervisor(config: KvasirConfig) -> Supervisor:
+@contextmanager
+def starting_cores(config: KvasirConfig) -> Iterator[list[SupervisedCore]]:
+    """Launches every core; they are ended if what is done meanwhile fails."""
+    cores = [SupervisedCore(_make_supervisor(config, i), i) for i in range(config.parallel.data_parallel_size)]
+    launched: list[SupervisedCore] = []
+    try:
+        for core in cores:
+            core.supervisor.launch()
+            launched.append(core)
+        yield cores
+    except BaseException:
+        for core in launched:
+            core.client.kill()
+        raise
+
+
+def wait_for_cores(cores: Sequence[SupervisedCore], config: KvasirConfig, report: StartupReport) -> Ready:
+    """Blocks until all are ready; returns what the least of them can do."""
+    ready = [core.supervisor.wait_ready() for core in cores]
+    report.mark(_CORE_PHASE)
+    for core, one in zip(cores, ready, strict=True):
+        core.supervisor.facts = {"model": config.model.served_model_name[0], "device": one.device, "core": core.index}
+    _log_start(report, ready[0], len(cores))
+    return min(ready, key=lambda one: one.max_model_len)
+
+
+def _make_supervisor(config: KvasirConfig, index: int = 0) -> Supervisor:
     options, num_slots = config.supervision, config.scheduler.max_num_seqs
+    environment = _environment(config, index)
 
     def settings(epoch: int, known: Ready | None) -> bytes:
         return CoreSettings(config, epoch, 0 if known is None else known.num_blocks).encode()
 
     return Supervisor(
-        lambda: ProcessClient(CORE_MODULE, num_slots),
+        lambda: ProcessClient(CORE_MODULE, num_slots, environment=environment),
         settings,
         RestartBudget(options.max_core_restarts),
         Deadlines(options.engine_load_timeout, options.engine_compile_timeout, options.engine_iteration_timeout),
         Incidents(Path(options.incident_dir or envs.CACHE_DIR.value + "/incidents").expanduser()),
-        (lambda: ProcessClient(CORE_MODULE, num_slots, STANDBY)) if options.standby_core else None,
+        (lambda: ProcessClient(CORE_MODULE, num_slots, STANDBY, environment=environment))
+        if options.standby_core
+        else None,
     )
+
+
+def _environment(config: KvasirConfig, index: int) -> dict[str, str]:
+    """Of several cores each sees its own card only, and calls it the first."""
+    if config.parallel.data_parallel_size == 1 or config.device.device != "cuda":
+        return {}
+    return {envs.VISIBLE_CARDS.name: usable_cards()[index]}
 
 
 def default_sampling_params(config: KvasirConfig) -> dict[str, Any]:
@@ -124,6 +156,7 @@ def _input_processor(resolved: Resolved, ready: Ready, tokenizer: Tokenizer | No
     )
 
 
-def _log_start(report: StartupReport, ready: Ready) -> None:
+def _log_start(report: StartupReport, ready: Ready, num_cores: int = 1) -> None:
     inside: list[tuple[str, float]] = [(str(name), seconds) for name, seconds in ready.startup]
-    logger.info("ready on %s\n%s", ready.device, report.table(inside, under=_CORE_PHASE))
+    where = ready.device if num_cores == 1 else f"{num_cores} cores, the first on {ready.device}"
+    logger.info("ready on %s\n%s", where, report.table(inside, under=_CORE_PHASE))

@@ -64,6 +64,7 @@ def resolve(args: EngineArgs, *, usage: Usage = "offline", facts: Facts | None =
     facts = facts or gather_facts(args)
     path = find_model(args.model, args.revision, args.download_dir)
     shape = load_model_shape(path, args.hf_overrides or None)
+    machine.check_data_parallel(args.data_parallel_size, facts, offline=usage == "offline")
     decisions = _decide(args, shape, facts, offline=usage == "offline")
     value = {decision.name: decision.value for decision in decisions}
     config = KvasirConfig(
@@ -136,7 +137,7 @@ def _decide(args: EngineArgs, shape: ModelShape, facts: Facts, *, offline: bool)
     queue = scheduler.max_queued_requests(args.max_queued_requests, num_seqs=seqs.value, offline=offline)
     return (
         machine.device(facts),
-        machine.cpu_threads(args.cpu_threads, facts),
+        machine.cpu_threads(args.cpu_threads, facts, args.data_parallel_size),
         machine.executor(args.distributed_executor_backend, args.tensor_parallel_size * args.pipeline_parallel_size),
         machine.load_format(args.load_format),
         dtype,
@@ -160,6 +161,7 @@ def _decide(args: EngineArgs, shape: ModelShape, facts: Facts, *, offline: bool)
             model_len=length.value,
             num_seqs=seqs.value,
             facts=facts,
+            num_cores=args.data_parallel_size,
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kvasir.config.option import AUTO, only, option
+from kvasir.config.option import AUTO, between, only, option
 
 EXECUTORS = ("uni", "mp")
 
@@ -24,6 +24,13 @@ class ParallelConfig:
         short="-pp",
         check=only(1, "must be 1: this version runs one worker; choose a model that fits on one device"),
         affects_graph=True,
+    )
+    data_parallel_size: int = option(
+        1,
+        help="Engine cores behind one server, each with the whole model and a cache of its own: on cards of their own, "
+        "or sharing the cores of a CPU. Requests go to the core that knows their beginning, or to the least busy one.",
+        short="-dp",
+        check=between(1, 64),
     )
     distributed_executor_backend: str = option(
         AUTO,

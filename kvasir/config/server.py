@@ -16,6 +16,12 @@ class ServerConfig:
         "network, best together with --api-key.",
     )
     port: int = option(8000, help="TCP port; 0 takes a free one and logs it.", check=between(0, 65535))
+    api_server_count: int = option(
+        1,
+        help="Processes that answer HTTP over one engine, for when one of them is a full CPU core of work. Each holds "
+        "its own connections; what must be in one place (stored responses) is off with several.",
+        check=between(1, 64),
+    )
     uds: str | None = option(None, help="Path of a Unix socket to listen on, in place of host and port.")
     api_key: list[str] = option(
         [],

@@ -36,6 +36,7 @@ def _refused(name: str, sentence: str, *harmless: Any, switch: bool = False) -> 
 
 _NO_QUANT = "quantized weights are not supported yet; use a bfloat16, float16 or float32 checkpoint"
 _NO_MULTI = "this version runs one worker on one device"
+_ONE_HOST = "data_parallel_size cores run on this machine under one server, which balances among them"
 _NO_LORA = "LoRA adapters are not supported yet; merge the adapter into the weights"
 _NO_SPEC = "speculative decoding is not supported yet; leave it out, the text is the same"
 _NO_MEDIA = "only text models are supported yet"
@@ -81,7 +82,15 @@ _ROWS = (
     _refused("enable_sleep_mode", "sleeping is not supported yet; stop the engine to free its memory", switch=True),
     _ignored("disable_hybrid_kv_cache_manager", _ONE_WAY, switch=True),
     # Parallelism.
-    _refused("data_parallel_size", _NO_MULTI + "; start several servers behind a load balancer", 1),
+    _refused("data_parallel_rank", _ONE_HOST),
+    _refused("data_parallel_start_rank", _ONE_HOST),
+    _refused("data_parallel_size_local", _ONE_HOST),
+    _refused("data_parallel_address", _ONE_HOST, "127.0.0.1", "localhost"),
+    _ignored("data_parallel_rpc_port", _ONE_HOST),
+    _ignored("data_parallel_backend", _ONE_HOST),
+    _refused("data_parallel_hybrid_lb", _ONE_HOST, switch=True),
+    _refused("data_parallel_external_lb", _ONE_HOST, switch=True),
+    _ignored("data_parallel_supervisor_port", _ONE_HOST),
     _refused("enable_expert_parallel", _NO_MULTI, switch=True),
     _refused("decode_context_parallel_size", _NO_MULTI, 1),
     _refused("prefill_context_parallel_size", _NO_MULTI, 1),
@@ -146,7 +155,6 @@ _ROWS = (
     _refused("ssl_ciphers", "the choice of the TLS library is taken, from TLS 1.2 on"),
     _ignored("enable_ssl_refresh", "certificates are always read again when their files change", switch=True),
     _refused("middleware", "middleware is not loaded by name"),
-    _refused("api_server_count", "one front process answers HTTP", 1),
     _refused("headless", _NO_MULTI, switch=True),
     _ignored("collect_detailed_traces", "time by phase is part of every trace and of /metrics"),
     _refused("enable_log_outputs", "outputs are never logged", switch=True),
@@ -188,15 +196,6 @@ _ROWS = (
     _refused("node_rank", _NO_MULTI, 0),
     _refused("enable_elastic_ep", _NO_MULTI, switch=True),
     _refused("enable_eplb", _NO_MULTI, switch=True),
-    _refused("data_parallel_hybrid_lb", _NO_MULTI, switch=True),
-    _refused("data_parallel_external_lb", _NO_MULTI, switch=True),
-    _refused("data_parallel_rank", _NO_MULTI),
-    _refused("data_parallel_start_rank", _NO_MULTI),
-    _refused("data_parallel_address", _NO_MULTI),
-    _ignored("data_parallel_size_local", _NO_MULTI),
-    _ignored("data_parallel_rpc_port", _NO_MULTI),
-    _ignored("data_parallel_backend", _NO_MULTI),
-    _ignored("data_parallel_supervisor_port", _NO_MULTI),
     _ignored("dp_supervisor_probe_interval_s", _NO_MULTI),
     _ignored("dp_supervisor_probe_timeout_s", _NO_MULTI),
     _ignored("dp_supervisor_probe_failure_threshold", _NO_MULTI),

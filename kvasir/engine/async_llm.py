@@ -1,23 +1,25 @@
-"""AsyncLLM: the engine behind the server. The core runs in its own process; one task reads what it says."""
+"""AsyncLLM: the engine behind the server. Its cores run in processes of their own; a task for each reads its words."""
 
 import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from kvasir.config import EngineArgs, KvasirConfig
-from kvasir.engine.admission import Admission, AdmissionLimits
-from kvasir.engine.client import ProcessClient
+from kvasir.engine.admission import Admission, AdmissionLimits, Ticket
+from kvasir.engine.collector import RequestOutputCollector
+from kvasir.engine.combine import combine
+from kvasir.engine.core_hold import CoreHold
 from kvasir.engine.fanout import fan_out
 from kvasir.engine.input import InputProcessor, prompt_text
-from kvasir.engine.output import OutputProcessor, RequestOutputCollector
+from kvasir.engine.output import OutputProcessor, ProcessedOutputs
+from kvasir.engine.routing import Router
 from kvasir.engine.slow_checks import SlowChecks
-from kvasir.engine.supervisor.death import Death
-from kvasir.engine.supervisor.quarantine import Quarantine
-from kvasir.engine.supervisor.supervisor import Recovery, Supervisor
+from kvasir.engine.supervisor.supervisor import Recovery
 from kvasir.engine.terms import NO_TERMS, RequestTerms
-from kvasir.errors import DeadlineError, EngineDeadError, EngineRestartingError, RequestFailedError
+from kvasir.errors import DeadlineError, EngineDeadError, RequestFailedError
 from kvasir.logger import get_logger
 from kvasir.messages import (
     Control,
@@ -30,35 +32,38 @@ from kvasir.messages import (
     SchedulerStats,
 )
 from kvasir.tokenizer import Tokenizer
-from kvasir.utils.heartbeat import digest
 
 logger = get_logger(__name__)
 
-StatsListener = Callable[[SchedulerStats], None]
+StatsListener = Callable[[SchedulerStats, int], None]
 OutputListener = Callable[[EngineCoreOutput], None]
 RecoveryListener = Callable[[Recovery], None]
 
 
 class AsyncLLM:
-    """Streams answers; many callers share one engine core.
+    """Streams answers; many callers share its cores.
 
     Use `AsyncLLM.from_engine_args(AsyncEngineArgs(model=...))`; the constructor takes the parts.
 
+    Args:
+        cores: each answers requests on its own; a request goes to the one that `Router` chooses, and stays there.
+        input_processor: None for an engine that is given requests only, by `submit`.
+
     Attributes:
-        is_alive: False once the core is gone; `dead_error` then says why.
-        admission: what runs and waits, and the bounds on it.
+        is_alive: False once the last core is gone; `dead_error` then says why.
     """
 
     def __init__(
         self,
         config: KvasirConfig,
-        supervisor: Supervisor,
+        cores: Sequence[CoreHold],
         ready: Ready,
-        input_processor: InputProcessor,
+        input_processor: InputProcessor | None,
         tokenizer: Tokenizer | None,
         default_sampling_params: dict[str, Any] | None = None,
     ):
         self.config = config
+        self.cores = tuple(cores)
         self.ready = ready
         self.tokenizer = tokenizer
         self.default_sampling_params = default_sampling_params or {}
@@ -67,12 +72,11 @@ class AsyncLLM:
         self.dead_error: str | None = None
         self._input = input_processor
         self._slow_checks = SlowChecks()
-        self._output = OutputProcessor(tokenizer)
-        self.admission = Admission(_limits(config))
-        self._supervisor = supervisor
-        self._quarantine = Quarantine()
-        self._is_up = True  # False while a new core starts
-        self._reader: asyncio.Task[None] | None = None
+        self.admission = Admission(_limits(config, len(cores)))
+        self._output = OutputProcessor(tokenizer, num_cores=len(cores))
+        self._router = Router(len(cores))
+        self._lost: set[int] = set()  # cores that will not come back
+        self._readers: list[asyncio.Task[None]] = []
         self._stats_listeners: list[StatsListener] = []
         self._output_listeners: list[OutputListener] = []
         self._recovery_listeners: list[RecoveryListener] = []
@@ -111,60 +115,83 @@ class AsyncLLM:
             EngineDeadError: the core is gone.
         """
         request_id = request_id or uuid.uuid4().hex
-        await self._ensure_reading()
-        self.check_room(sampling_params.n, terms.deadline)
-        if self._input.is_slow(sampling_params):
-            await self._slow_checks.run(lambda: self._input.check(sampling_params))
-        request = self._input.process(
+        collector = await self.add_request(
             request_id, prompt, sampling_params, priority=priority, cache_salt=cache_salt, terms=terms
         )
-        text = prompt_text(prompt)
-        queue = RequestOutputCollector(sampling_params.output_kind)
-        children = fan_out(request)
-        left_s = _left_s(terms.deadline)
-        ticket = self.admission.enter(len(children), len(request.prompt_token_ids), left_s)
-        sent: list[str] = []
-        expiry = _Expiry(left_s, lambda: self._abort(sent))
         finished = False
         try:
-            for child in children:
-                self._output.add_request(child.request, text, child.params, child.parent, child.index, queue)
-                sent.append(child.request.request_id)
-                self._submit(child.request)
             while not finished:
-                output = await queue.get()
-                if expiry.passed:
-                    raise DeadlineError(
-                        f"the request was not complete when its time was up ({left_s:.1f} s); ask for less, or give "
-                        "it more time."
-                    )
-                ticket.start()
+                output = await collector.get()
                 if output.error is not None:
                     raise RequestFailedError(output.error) if self.is_alive else EngineDeadError(output.error)
                 finished = output.finished
                 yield output
         finally:
-            expiry.cancel()
-            ticket.leave()
             if not finished:
-                self._abort(sent)
+                self.abort_now(request_id)
+
+    async def add_request(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        terms: RequestTerms = NO_TERMS,
+        on_output: Callable[[], None] | None = None,
+    ) -> RequestOutputCollector:
+        """Queues a request whose answer is read from the collector; who loses interest calls `abort_now`.
+
+        `on_output` is called on the event loop, at most once for all that came at a time, when there is something
+        to read; it must not block. An output's `error` is the caller's to see. Raises what `generate` raises first.
+        """
+        assert self._input is not None
+        processor = self._input
+        await self._ensure_reading()
+        self.check_room(params.n, terms.deadline)
+        if processor.is_slow(params):
+            await self._slow_checks.run(lambda: processor.check(params))
+        request = processor.process(request_id, prompt, params, priority=priority, cache_salt=cache_salt, terms=terms)
+        left_s = _left_s(terms.deadline)
+        ticket = self.admission.enter(params.n, len(request.prompt_token_ids), left_s)
+        try:
+            collector = self.submit(request, prompt_text(prompt), on_output)
+        except BaseException:
+            ticket.leave()
+            raise
+        collector.stay = _Stay(ticket, left_s, lambda: self._expire(collector, left_s))
+        return collector
+
+    def submit(
+        self, request: EngineCoreRequest, prompt: str | None = None, on_output: Callable[[], None] | None = None
+    ) -> RequestOutputCollector:
+        """Queues a request that was checked and let in. `check_health` must have been awaited before."""
+        core = self._choose(request)
+        children = fan_out(request)
+        collector = self._output.add_request(request, children, prompt, on_output, core)
+        for child in children:
+            self.cores[core].send(child)
+        return collector
+
+    def _expire(self, collector: RequestOutputCollector, left_s: float | None) -> None:
+        collector.failure = DeadlineError(
+            f"the request was not complete when its time was up ({left_s:.1f} s); ask for less, or give it more time."
+        )
+        self.abort_now(collector.request_id)
+
+    def _choose(self, request: EngineCoreRequest) -> int:
+        alive = [i for i in range(len(self.cores)) if i not in self._lost]
+        up = [i for i in alive if self.cores[i].is_up]
+        return self._router.choose(request.prompt_token_ids, request.cache_salt, self._output.loads, up or alive)
 
     async def abort(self, request_id: str) -> None:
         """Ends a request (with all its n answers); its generator yields a last output with reason abort."""
-        self._abort([request_id])
+        self.abort_now(request_id)
 
-    def _abort(self, request_ids: list[str]) -> None:
-        self._end_in_core(self._output.abort(request_ids).to_abort)
-
-    def _submit(self, request: EngineCoreRequest) -> None:
-        """To the core, if there is one and it may have the request now; it is sent later otherwise."""
-        if self._is_up and self.is_alive and self._quarantine.offer(request.request_id):
-            self.client.send(request)
-
-    def _end_in_core(self, request_ids: list[str]) -> None:
-        if request_ids and self._is_up and self.is_alive:
-            self.client.send(Control("abort", {"request_ids": request_ids}))
-            self._release()
+    def abort_now(self, request_id: str) -> None:
+        """The same, for callers that cannot wait; an id that is not known any more is ignored."""
+        self._deliver([self._output.abort([request_id])])
 
     def check_room(self, num_answers: int = 1, deadline: float = 0.0) -> None:
         """Refuses what `generate` would refuse, before anything is spent on a prompt.
@@ -178,30 +205,38 @@ class AsyncLLM:
     def num_unfinished(self) -> int:
         return self._output.num_unfinished
 
-    # -- the core -------------------------------------------------------------------------------------------
+    # -- the cores ------------------------------------------------------------------------------------------
 
     async def call(self, name: str, **args: Any) -> Any:
-        """A control call to the core (stats, reset_prefix_cache, ...)."""
+        """A control call to each core (stats, reset_prefix_cache, ...); several values become one (`combine`)."""
         await self.check_health()
-        return await self.client.call(name, **args)
+        usable = [core for core in self.cores if core.is_up]
+        return combine(name, await asyncio.gather(*(core.call(name, **args) for core in usable)))
 
     async def reset_prefix_cache(self) -> bool:
+        for i in range(len(self.cores)):
+            self._router.forget(i)
         return bool(await self.call("reset_prefix_cache"))
 
     async def check_health(self) -> None:
-        """Raises EngineDeadError when the core is gone, or is being started again."""
-        await self._ensure_reading()  # a death is noticed from the first question on, not from the first request
-        if not self._is_up:
-            raise EngineRestartingError("The engine core died and is being started again; running requests go on then.")
+        """Raises EngineDeadError when no core is there, because they are gone or being started again."""
+        await self._check_cores(fully=False)
 
     async def check_ready(self) -> None:
         """Raises EngineDeadError when a new request would have to wait for more than its turn."""
-        await self.check_health()
-        if self._quarantine.active:
-            raise EngineRestartingError(
-                f"The engine looks for the request that ended its core, among {self._quarantine.num_suspects}; new "
-                "requests wait until it is found."
-            )
+        await self._check_cores(fully=True)
+
+    async def _check_cores(self, *, fully: bool) -> None:
+        await self._ensure_reading()  # a death is noticed from the first question on, not from the first request
+        problem: EngineDeadError | None = None
+        for core in self.cores:
+            try:
+                await core.check(fully=fully)
+                return
+            except EngineDeadError as error:
+                problem = error
+        if problem is not None:
+            raise problem
 
     def _check_alive(self) -> None:
         if not self.is_alive:
@@ -219,104 +254,93 @@ class AsyncLLM:
         """`listener` is told of each core that replaced another."""
         self._recovery_listeners.append(listener)
 
-    @property
-    def client(self) -> ProcessClient:
-        return self._supervisor.client
-
     async def _ensure_reading(self) -> None:
         self._check_alive()
         async with self._connecting:
-            if self._reader is None:
-                await self.client.connect()
-                self._reader = asyncio.create_task(self._read(), name="kvasir-outputs")
+            if not self._readers:
+                self._readers = [
+                    asyncio.create_task(self._keep(i, core), name=f"kvasir-core-{i}")
+                    for i, core in enumerate(self.cores)
+                ]
+                for core in self.cores:
+                    await core.connected.wait()
 
-    async def _read(self) -> None:
-        """Reads until the core ends, starts it again while that is allowed, and goes on."""
-        try:
-            while not self._closing:
-                death = await self._supervisor.run(self._take, pending=lambda: self._output.num_unfinished > 0)
-                if self._closing:
-                    return
-                self._is_up = False
-                why = await self._start_again(death)
-                if why is not None:
-                    self._die(f"{death} {why}")
-                    return
-        except Exception as error:
-            logger.exception("supervision of the engine core failed")
-            self._supervisor.close()
-            self._die(f"Supervision of the engine core failed: {error}")
+    async def _keep(self, index: int, core: CoreHold) -> None:
+        why = await core.run(self)
+        if self._closing:
+            return
+        self._lost.add(index)
+        if len(self._lost) == len(self.cores):
+            self._die(why)
+        else:
+            self._move_away(index, why)
 
-    async def _start_again(self, death: Death) -> str | None:
-        """A new core takes over every live request where it stood; returns why not, when that is not to be."""
-        noticed = time.monotonic()
-        live = self._output.num_tokens()
-        names = {digest(request_id): request_id for request_id in live}
-        in_flight = {names[d]: count for d, count in death.in_flight.items() if d in names}
-        ruling = self._quarantine.on_death(death.from_within, in_flight, live)
-        self._refuse(ruling.refused)
-        num_suspects = self._quarantine.num_suspects
-        await asyncio.to_thread(self._supervisor.record, death, ruling, in_flight, len(live), num_suspects)
-        why = await self._supervisor.restart(ruling)
-        if why is not None or self._closing:
-            return why
-        await self.client.connect()
-        resumed = self._output.resume_requests(self._supervisor.epoch)
-        self._is_up = True
-        for request in resumed:
-            self._submit(request)
-        self._release()  # those on trial may have left while there was no core
-        recovery = Recovery(death.cause.value, time.monotonic() - noticed, len(ruling.refused))
+    def _move_away(self, index: int, why: str) -> None:
+        """A core is gone for good and others are there: its requests go on with them."""
+        live = list(self._output.live(index))
+        logger.error("core %d: %s Its %d requests go on with the others.", index, why, len(live))
+        self._router.forget(index)
+        for request_id in live:
+            request = self._output.resumed(request_id)
+            core = self._choose(request)
+            self._output.move(request_id, core)
+            self.cores[core].send(request)
+
+    # What the cores ask of their owner.
+
+    def take(self, core: int, steps: Sequence[EngineCoreOutput]) -> None:
+        """Callers hear of it once, however many steps it was."""
+        for said in steps:
+            for listener in self._output_listeners:
+                listener(said)
+            if said.stats is not None:
+                for stats_listener in self._stats_listeners:
+                    stats_listener(said.stats, core)
+        self._deliver([self._output.process(said) for said in steps])
+
+    def live(self, core: int) -> dict[str, int]:
+        return self._output.live(core)
+
+    def resumed(self, request_id: str) -> EngineCoreRequest:
+        return self._output.resumed(request_id)
+
+    def fail(self, request_ids: Sequence[str], why: str) -> None:
+        self._deliver([self._output.fail(request_ids, why)])
+
+    def recovered(self, core: int, recovery: Recovery) -> None:
+        self._router.forget(core)
         for listener in self._recovery_listeners:
             listener(recovery)
-        held = f"; {num_suspects} are under suspicion, the others wait for them" if self._quarantine.active else ""
-        logger.warning(
-            "the engine core is back after %.2f s, %d requests go on%s", recovery.seconds, len(resumed), held
-        )
-        return None
 
-    def _refuse(self, request_ids: Sequence[str]) -> None:
-        for request_id in request_ids:
-            logger.error("request %s ended the core twice while it ran alone, and is refused", request_id)
-            self._output.fail(
-                [request_id],
-                "This request ended the engine twice while it ran alone, so it is refused; all others go on. Please "
-                f"report it, with the incident files of the server, under the id {request_id}.",
-            )
-
-    def _release(self) -> None:
-        """Sends what was held back and may go now."""
-        if self._quarantine.active:
-            for request_id in self._quarantine.note(self._output.num_tokens()):
-                self.client.send(self._output.resumed(request_id))
-
-    def _take(self, said: EngineCoreOutput) -> None:
-        for listener in self._output_listeners:
-            listener(said)
-        if said.stats is not None:
-            for stats_listener in self._stats_listeners:
-                stats_listener(said.stats)
-        self._end_in_core(self._output.process(said).to_abort)
-        self._release()
+    def _deliver(self, processed: Sequence[ProcessedOutputs]) -> None:
+        """Ends in the cores what ended here, and tells the callers; one that fails on it harms no other."""
+        to_abort = [request_id for done in processed for request_id in done.to_abort]
+        if to_abort:
+            for core in self.cores:  # to those that never had a request it means nothing
+                core.send(Control("abort", {"request_ids": to_abort}))
+        for done in processed:
+            for collector in done.moved:
+                try:
+                    collector.tell()
+                except Exception:
+                    logger.exception("the reader of request %s failed", collector.request_id)
 
     def _die(self, why: str) -> None:
         self.is_alive = False
         self.dead_error = why
         logger.error("%s %d requests are lost.", why, self._output.num_unfinished)
-        self._output.fail_all(why)
+        self._deliver([self._output.fail_all(why)])
 
     def shutdown(self, timeout_s: float = 10.0) -> None:
-        """Ends the core process; one that is not gone by then is killed. Idempotent."""
+        """Ends the cores' processes; those that are not gone by then are killed. Idempotent."""
         if self._close():
-            self._supervisor.close(timeout_s)
+            with ThreadPoolExecutor() as pool:  # they end side by side
+                list(pool.map(lambda core: core.close(timeout_s), self.cores))
 
     async def aclose(self, timeout_s: float = 10.0) -> None:
-        """The same where other engines share the event loop: it goes on while the core ends."""
+        """The same where other engines share the event loop: it goes on while the cores end."""
         if self._close():
-            client = self._supervisor.client
-            client.hang_up()
-            await asyncio.to_thread(client.wait_exit, timeout_s)
-            self._supervisor.close(timeout_s)
+            await asyncio.gather(*(asyncio.to_thread(core.close, timeout_s) for core in self.cores))
 
     def _close(self) -> bool:
         """Takes no more; False when that was done before."""
@@ -325,25 +349,26 @@ class AsyncLLM:
         self._closing = True
         self.is_alive = False
         self.dead_error = "The engine was shut down."
-        if self._reader is not None:
-            self._reader.cancel()
+        for reader in self._readers:
+            reader.cancel()
         return True
 
 
-class _Expiry:
-    """Calls `end` when the time is up, whether or not the caller is reading."""
+class _Stay:
+    """A request's place in the queue and its deadline: what the collector tells of its first token and its end."""
 
-    def __init__(self, left_s: float | None, end: Callable[[], None]):
-        self.passed = False
-        self._end = end
+    __slots__ = ("_ticket", "_timer")
+
+    def __init__(self, ticket: Ticket, left_s: float | None, expire: Callable[[], None]):
+        self._ticket = ticket
         loop = asyncio.get_running_loop()
-        self._timer = None if left_s is None else loop.call_later(max(left_s, 0.0), self._pass)
+        self._timer = None if left_s is None else loop.call_later(max(left_s, 0.0), expire)
 
-    def _pass(self) -> None:
-        self.passed = True
-        self._end()
+    def start(self) -> None:
+        self._ticket.start()
 
-    def cancel(self) -> None:
+    def leave(self) -> None:
+        self._ticket.leave()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -352,8 +377,10 @@ def _left_s(deadline: float) -> float | None:
     return deadline - time.time() if deadline else None
 
 
-def _limits(config: KvasirConfig) -> AdmissionLimits:
+def _limits(config: KvasirConfig, num_cores: int) -> AdmissionLimits:
     scheduler = config.scheduler
     return AdmissionLimits(
-        scheduler.max_num_seqs + scheduler.max_queued_requests, scheduler.max_queued_tokens, scheduler.max_queue_wait
+        (scheduler.max_num_seqs + scheduler.max_queued_requests) * num_cores,
+        scheduler.max_queued_tokens * num_cores,
+        scheduler.max_queue_wait,
     )

@@ -4,18 +4,18 @@
 process and is driven by the event loop (AsyncLLM).
 """
 
-import asyncio
 import contextlib
-import itertools
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kvasir.engine.connection import CoreConnection
 from kvasir.engine.core import EngineCore
 from kvasir.errors import ConfigError, EngineDeadError, EngineError
 from kvasir.logger import get_logger
@@ -57,28 +57,31 @@ class InProcessClient:
         self._core.shutdown()
 
 
-class ProcessClient:
+class ProcessClient(CoreConnection):
     """Spawns a core process and talks to it over a Unix socket pair.
 
     Args:
         module: run as `python -m module FD HEARTBEAT_FD [arguments]`.
         num_slots: rows that the heartbeat has room for.
         arguments: more of them, for the module.
+        environment: variables that this core has beside ours.
     """
 
-    def __init__(self, module: str, num_slots: int, *arguments: str):
-        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, module: str, num_slots: int, *arguments: str, environment: Mapping[str, str] | None = None):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        super().__init__(ours)
         self.heartbeat, heartbeat_fd = Heartbeat.create(num_slots)
         fds = (theirs.fileno(), heartbeat_fd)
         command = [sys.executable, "-m", module, *map(str, fds), *arguments]
-        self.process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            pass_fds=fds,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, **environment} if environment else None,
+        )
         theirs.close()
         os.close(heartbeat_fd)
-        self._is_gone = False
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._call_ids = itertools.count(1)
 
     def configure(self, settings: bytes) -> None:
         """Sends the configuration frame; the core builds its engine from it."""
@@ -107,46 +110,6 @@ class ProcessClient:
             raise ConfigError(message.error or "the engine core could not start")
         return message
 
-    async def connect(self) -> None:
-        """Hands the socket to the running event loop."""
-        self._sock.setblocking(False)
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._sock, limit=1 << 20)
-
-    async def receive(self) -> EngineCoreOutput | None:
-        """The next output; None when the core is gone. Replies are handed to their callers on the way."""
-        assert self._reader is not None
-        while (frame := await frames.receive_async(self._reader)) is not None:
-            message = wire.decode(frame)
-            if not isinstance(message, Reply):
-                return message
-            waiting = self._calls.pop(message.call_id, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(message)
-        self._is_gone = True
-        for waiting in self._calls.values():
-            if not waiting.done():
-                waiting.set_exception(EngineDeadError("The engine core is gone."))
-        self._calls.clear()
-        return None
-
-    def send(self, message: EngineCoreRequest | Control) -> None:
-        """Does nothing once the core is gone: its successor is told of every live request."""
-        assert self._writer is not None
-        if not (self._is_gone or self._writer.is_closing()):  # uvloop raises where it has closed, before we read so
-            self._writer.write(frames.pack(wire.encode(message)))
-
-    async def call(self, name: str, **args: Any) -> Any:
-        """Raises EngineError with the core's words, EngineDeadError when it is gone."""
-        if self._is_gone:
-            raise EngineDeadError("The engine core is gone.")
-        call_id = next(self._call_ids)
-        waiting = self._calls[call_id] = asyncio.get_running_loop().create_future()
-        self.send(Control(name, args, call_id))
-        reply = await waiting
-        if reply.error is not None:
-            raise EngineError(reply.error)
-        return reply.value
-
     def has_died(self) -> bool:
         """Whether the process has ended; its socket may be held open yet by children of its own."""
         return self.process.poll() is not None
@@ -174,18 +137,11 @@ class ProcessClient:
             self.kill()
             return self.process.returncode
 
-    def hang_up(self) -> None:
-        """Ends the talk, and so the core; does not wait for it."""
-        with contextlib.suppress(OSError):  # the core may have closed its end already
-            self._sock.shutdown(socket.SHUT_RDWR)  # at once; closing the writer would wait for the event loop
-
     def close(self, timeout_s: float = 10.0) -> None:
         """Closes the socket, which ends the core; kills it if it does not end in time."""
-        self.hang_up()
-        if self._writer is not None:
-            self._writer.close()
-        else:
-            self._sock.close()
+        with contextlib.suppress(OSError):  # the core may have closed its end already
+            self._sock.shutdown(socket.SHUT_RDWR)  # at once; closing the writer would wait for the event loop
+        self.close_socket()
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -195,10 +151,7 @@ class ProcessClient:
     def discard(self) -> None:
         """Lets go of a core; one that is not dead is killed, and not waited for."""
         self.process.kill()
-        if self._writer is not None:
-            self._writer.close()
-        else:
-            self._sock.close()
+        self.close_socket()
         self.heartbeat.close()
 
     def kill(self) -> None:

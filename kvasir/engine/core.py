@@ -211,7 +211,7 @@ class EngineCore:
         for client, request_id, text in rejected:
             out = outputs.get(client)
             if out is None:
-                out = outputs[client] = EngineCoreOutput(self.epoch, -1, 0.0)
+                out = outputs[client] = EngineCoreOutput(self.epoch, -1, 0.0, client_index=client)
             out.request_ids.append(request_id)
             out.first_index.append(0)
             out.num_new.append(0)

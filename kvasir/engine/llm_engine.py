@@ -57,10 +57,10 @@ class LLMEngine:
         request = self._input.process(
             request_id, prompt, params, priority=priority, cache_salt=cache_salt, arrival_time=arrival_time
         )
-        text = prompt_text(prompt)
-        for child in fan_out(request):
-            self.client.add_request(child.request)
-            self._output.add_request(child.request, text, child.params, child.parent, child.index)
+        children = fan_out(request)
+        for child in children:
+            self.client.add_request(child)
+        self._output.add_request(request, children, prompt_text(prompt))
 
     def step(self) -> list[RequestOutput]:
         """One turn of the loop; what became known for callers in it."""
@@ -69,16 +69,16 @@ class LLMEngine:
             if said.stats is not None:
                 for listener in self._stats_listeners:
                     listener(said.stats)
-            processed = self._output.process(said)
-            self.client.abort_requests(processed.to_abort)
-            outputs.extend(processed.request_outputs)
+            done = self._output.process(said)
+            self.client.abort_requests(done.to_abort)
+            outputs.extend(done.read())
         return outputs
 
     def abort_request(self, request_ids: Sequence[str]) -> list[RequestOutput]:
         """Ends requests at once; their blocks are free before the next step. Unknown ids are ignored."""
         aborted = self._output.abort(list(request_ids))
         self.client.abort_requests(aborted.to_abort)
-        return aborted.request_outputs
+        return aborted.read()
 
     def has_unfinished_requests(self) -> bool:
         return self._output.num_unfinished > 0

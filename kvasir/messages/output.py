@@ -1,7 +1,6 @@
 """EngineCoreOutput (core -> front, one a step) and RequestOutput (front -> caller)."""
 
 import enum
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -80,6 +79,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True):
         prompt_logprobs: row -> all of the prompt's, sent with the first token.
         num_cached_tokens: row -> prompt tokens found in the prefix cache, with the first token.
         events: of this front's requests since the last message, in order.
+        client_index: the front process whose requests these are.
     """
 
     epoch: int
@@ -95,17 +95,19 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True):
     num_cached_tokens: dict[int, int] = {}
     stats: SchedulerStats | None = None
     events: list[RequestEvent] = []
+    client_index: int = 0
 
 
-@dataclass(slots=True)
-class Logprob:
+# What follows is made for every token, so it is kept out of the garbage collector's sight: it can be part of no cycle.
+
+
+class Logprob(msgspec.Struct, gc=False):
     logprob: float
     rank: int | None = None
     decoded_token: str | None = None
 
 
-@dataclass(slots=True)
-class CompletionOutput:
+class CompletionOutput(msgspec.Struct, gc=False):
     """One of the n answers of a request."""
 
     index: int
@@ -120,8 +122,7 @@ class CompletionOutput:
         return self.finish_reason is not None
 
 
-@dataclass(slots=True)
-class RequestMetrics:
+class RequestMetrics(msgspec.Struct, gc=False):
     """Times in seconds since the epoch; 0.0 where the event has not happened."""
 
     arrival_time: float = 0.0
@@ -129,8 +130,7 @@ class RequestMetrics:
     last_token_time: float = 0.0
 
 
-@dataclass(slots=True)
-class RequestOutput:
+class RequestOutput(msgspec.Struct, gc=False):
     """What `LLM.generate` returns for one prompt, and what `AsyncLLM.generate` yields."""
 
     request_id: str
@@ -140,5 +140,5 @@ class RequestOutput:
     finished: bool
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     num_cached_tokens: int = 0
-    metrics: RequestMetrics = field(default_factory=RequestMetrics)
+    metrics: RequestMetrics = msgspec.field(default_factory=RequestMetrics)
     error: str | None = None

@@ -150,7 +150,7 @@ class Metrics:
         self.tracer: Tracer | None = None
         self.stat_loggers: StatLoggers | None = None
 
-    def on_scheduler_stats(self, stats: SchedulerStats) -> None:
+    def on_scheduler_stats(self, stats: SchedulerStats, core: int = 0) -> None:
         """Once a step."""
         if self.stat_loggers is not None:
             self.stat_loggers.on_scheduler_stats(stats)
@@ -212,22 +212,19 @@ class Metrics:
         self._n.observe(n)
         self.line.prompt_tokens += num_tokens
 
-    def on_tokens(self, num_tokens: int, *, ttft_s: float | None = None, gap_s: float = 0.0) -> None:
-        """New tokens of one answer.
+    def on_first_token(self, ttft_s: float) -> None:
+        """Of an answer."""
+        self._values.counters["generation_tokens"] += 1
+        self.line.generation_tokens += 1
+        self._ttft.observe(max(ttft_s, 0.0))
+        self.line.ttft_s.append(ttft_s)
 
-        Args:
-            ttft_s: set when the first token is among them.
-            gap_s: time since the answer's last token, shared out over the tokens after the first.
-        """
-        self._values.counters["generation_tokens"] += num_tokens
-        self.line.generation_tokens += num_tokens
-        later = num_tokens
-        if ttft_s is not None:
-            self._ttft.observe(max(ttft_s, 0.0))
-            self.line.ttft_s.append(ttft_s)
-            later -= 1
-        elif num_tokens:
-            self._itl.observe(max(gap_s, 0.0) / num_tokens, later)
+    def on_later_tokens(self, num_tokens: int, gap_s: float) -> None:
+        """Tokens of one answer that came `gap_s` after the one before them."""
+        if num_tokens:
+            self._values.counters["generation_tokens"] += num_tokens
+            self.line.generation_tokens += num_tokens
+            self._itl.observe(max(gap_s, 0.0) / num_tokens, num_tokens)
 
     def on_request_finished(self, info: FinishedRequestInfo) -> None:
         if self.stat_loggers is not None:
@@ -270,22 +267,35 @@ class Metrics:
         return self._values.render()
 
 
-class RequestObserver:
-    """Turns the DELTA outputs of one request into metrics."""
+class _Seen:
+    """What was observed of one answer."""
 
-    __slots__ = (
-        "_arrival", "_first", "_last", "_metrics", "_n", "_num_finished", "_prompt_tokens", "_recent", "_tokens",
-    )  # fmt: skip
+    __slots__ = ("last_time", "num_tokens", "recent")
+
+    def __init__(self, recent: RecentAnswer):
+        self.recent = recent
+        self.last_time = 0.0
+        self.num_tokens = 0
+
+    def end(self, reason: str, now: float) -> None:
+        self.recent.num_output_tokens = self.num_tokens
+        self.recent.finish_reason, self.recent.finish_time = reason, now
+
+
+class RequestObserver:
+    """Turns the outputs of one request into metrics.
+
+    An output may hold the tokens of several steps, all of the answer even; the time between them is shared out.
+    """
+
+    __slots__ = ("_answers", "_arrival", "_metrics", "_n", "_num_finished", "_prompt_tokens")
 
     def __init__(self, metrics: Metrics, n: int):
         self._metrics = metrics
         self._n, self._num_finished = n, 0
         self._arrival = 0.0
         self._prompt_tokens = -1
-        self._first: dict[int, float] = {}
-        self._last: dict[int, float] = {}
-        self._tokens: dict[int, int] = {}
-        self._recent: dict[int, RecentAnswer] = {}  # answers that go on
+        self._answers: dict[int, _Seen] = {}
 
     def on_output(self, output: RequestOutput, n: int) -> None:
         metrics = self._metrics
@@ -295,51 +305,50 @@ class RequestObserver:
             self._prompt_tokens = len(output.prompt_token_ids)
             metrics.on_prompt(self._prompt_tokens, output.num_cached_tokens, n)
         for answer in output.outputs:
-            index, count = answer.index, len(answer.token_ids)
-            if count:
-                if index not in self._first:
-                    self._first[index] = output.metrics.first_token_time or now
-                    metrics.on_tokens(count, ttft_s=self._first[index] - self._arrival)
-                    self._recent[index] = metrics.recent.add(self._answer(output, index))
-                else:
-                    metrics.on_tokens(count, gap_s=now - self._last[index])
-                self._last[index] = now
-                self._tokens[index] = self._tokens.get(index, 0) + count
+            seen = self._answers.get(answer.index) or self._seen(output, answer.index, metrics)
+            count = len(answer.token_ids)
+            if count and not seen.num_tokens:
+                first = seen.recent.first_token_time = output.metrics.first_token_time or now
+                metrics.on_first_token(first - self._arrival)
+                metrics.on_later_tokens(count - 1, now - first)
+            elif count:
+                metrics.on_later_tokens(count, now - seen.last_time)
+            seen.last_time = now
+            seen.num_tokens += count
             if answer.finish_reason is not None:
                 self._num_finished += 1
-                recent = self._recent.pop(index, None) or metrics.recent.add(self._answer(output, index))
-                self._end(recent, answer.finish_reason, now)
+                seen.end(answer.finish_reason, now)
                 metrics.on_request_finished(
                     FinishedRequestInfo(
                         answer.finish_reason,
                         self._prompt_tokens,
-                        self._tokens.get(index, 0),
+                        seen.num_tokens,
                         self._arrival,
-                        self._first.get(index, 0.0),
+                        seen.recent.first_token_time,
                         now,
                     )
                 )
 
     def on_closed(self, reason: str) -> None:
-        for recent in self._recent.values():
-            self._end(recent, reason, time.time())
-        self._recent.clear()
+        for seen in self._answers.values():
+            if seen.recent.finish_reason is None:
+                seen.end(reason, time.time())
         if unfinished := self._n - self._num_finished:
             self._metrics.on_unfinished(reason, unfinished)
 
-    def _answer(self, output: RequestOutput, index: int) -> RecentAnswer:
-        return RecentAnswer(
-            output.request_id,
-            index,
-            self._arrival,
-            self._first.get(index, 0.0),
-            self._prompt_tokens,
-            output.num_cached_tokens,
-        )
-
-    def _end(self, recent: RecentAnswer, reason: str, now: float) -> None:
-        recent.num_output_tokens = self._tokens.get(recent.index, 0)
-        recent.finish_reason, recent.finish_time = reason, now
+    def _seen(self, output: RequestOutput, index: int, metrics: Metrics) -> _Seen:
+        seen = self._answers.get(index)
+        if seen is None:
+            recent = RecentAnswer(
+                output.request_id,
+                index,
+                output.metrics.arrival_time,
+                0.0,
+                len(output.prompt_token_ids),
+                output.num_cached_tokens,
+            )
+            seen = self._answers[index] = _Seen(metrics.recent.add(recent))
+        return seen
 
 
 class _Phases:

@@ -6,6 +6,7 @@ classes take a lock and several calls for each value, these take an addition.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -84,6 +85,27 @@ class Values:
             family = HistogramMetricFamily(self._prefix + name, self._help[name], labels=self._names)
             family.add_metric(self._label_values, histogram.cumulative(), histogram.total)
             yield family
+
+    def dump(self) -> dict[str, Any]:
+        """What adds up over processes, as plain data: all but the gauges, which one process alone sets."""
+        return {
+            "counters": dict(self.counters),
+            "labelled": {name: dict(by_value) for name, (_, by_value) in self.labelled.items()},
+            "histograms": {name: [list(h.counts), h.total] for name, h in self.histograms.items()},
+        }
+
+    def add(self, dump: dict[str, Any]) -> None:
+        """Adds another process's dump."""
+        for name, value in dump["counters"].items():
+            self.counters[name] += value
+        for name, values in dump["labelled"].items():
+            by_value = self.labelled[name][1]
+            for label_value, value in values.items():
+                by_value[label_value] = by_value.get(label_value, 0.0) + value
+        for name, (counts, total) in dump["histograms"].items():
+            histogram = self.histograms[name]
+            histogram.counts = [a + b for a, b in zip(histogram.counts, counts, strict=True)]
+            histogram.total += total
 
     def render(self) -> bytes:
         return generate_latest(self._registry)

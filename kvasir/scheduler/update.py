@@ -23,7 +23,7 @@ class Outputs:
     def of(self, client_index: int) -> EngineCoreOutput:
         out = self.by_client.get(client_index)
         if out is None:
-            out = self.by_client[client_index] = EngineCoreOutput(*self._head)
+            out = self.by_client[client_index] = EngineCoreOutput(*self._head, client_index=client_index)
         return out
 
     def add(self, req: Request, token_ids: Sequence[int]) -> tuple[EngineCoreOutput, int]:

@@ -56,10 +56,12 @@ class StopChecker:
         matched: the stop string found, None so far.
     """
 
-    __slots__ = ("_held", "_include", "_needles", "matched")
+    __slots__ = ("_firsts", "_held", "_include", "_needles", "_quiet", "matched")
 
     def __init__(self, stop: Sequence[str], include: bool = False):
         self._needles = [_Needle(s) for s in stop]
+        self._firsts = tuple({s[0] for s in stop})
+        self._quiet = True  # no stop string has begun, so that only its first letter can begin one
         self._include = include
         self._held = ""
         self.matched: str | None = None
@@ -68,14 +70,22 @@ class StopChecker:
         """Returns newly released text. With `armed` False a stop string that ends in `chunk` does not count."""
         if self.matched is not None or not chunk:
             return ""
+        if self._quiet:
+            for first in self._firsts:
+                if first in chunk:
+                    break
+            else:
+                return chunk
         end, found = self._search(chunk) if armed else self._skip(chunk)
         if found is not None:
             self.matched = found
             return self._cut(chunk, end, len(found))
+        longest = max((needle.matched for needle in self._needles), default=0)
+        self._quiet = longest == 0
         if self._include:
             return chunk
         text = self._held + chunk
-        keep = len(text) - max(needle.matched for needle in self._needles) if self._needles else len(text)
+        keep = len(text) - longest
         self._held = text[keep:]
         return text[:keep]
 

@@ -41,6 +41,24 @@ def first_card() -> Card | None:
         return None
 
 
+def usable_cards() -> list[str]:
+    """The names, as CUDA_VISIBLE_DEVICES takes them, of the cards this process may use; one when nobody says more."""
+    named = envs.VISIBLE_CARDS.value
+    if named != envs.VISIBLE_CARDS.default:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    try:
+        nvml, count = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_uint()
+        if nvml.nvmlInit_v2():
+            return ["0"]
+        try:
+            failed = nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        finally:
+            nvml.nvmlShutdown()
+    except (OSError, AttributeError):
+        return ["0"]
+    return ["0"] if failed else [str(i) for i in range(max(1, count.value))]
+
+
 class _Memory(ctypes.Structure):
     _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 

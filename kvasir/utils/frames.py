@@ -1,4 +1,4 @@
-"""Length-prefixed frames over a stream socket, for threads and for asyncio."""
+"""Length-prefixed frames over a stream socket, for threads and for an event loop."""
 
 import asyncio
 import socket
@@ -44,9 +44,61 @@ def _receive_exactly(sock: socket.socket, size: int) -> bytes | None:
     return bytes(buffer)
 
 
-async def receive_async(reader: asyncio.StreamReader) -> bytes | None:
-    """The next frame, or None when the peer has closed."""
-    try:
-        return await reader.readexactly(_length(await reader.readexactly(_HEADER.size)))
-    except (asyncio.IncompleteReadError, ConnectionResetError):
+class FrameProtocol(asyncio.Protocol):
+    """Frames for an event loop: all that have come are taken at once."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []  # what was read and is not a whole frame yet
+        self._missing = _HEADER.size  # bytes until it may be one
+        self._frames: list[bytes] = []
+        self._closed = False
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def receive(self) -> list[bytes] | None:
+        """Every frame since the last call, at least one; None when the peer has closed.
+
+        Raises:
+            ConnectionError: what came is no frame.
+        """
+        while not self._frames and not self._closed:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._frames:
+            frames, self._frames = self._frames, []
+            return frames
+        if self._error is not None:
+            raise self._error
         return None
+
+    def data_received(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:  # the middle of a long frame: joined once, when it is whole
+            return
+        buffer = b"".join(self._parts)
+        at, size = 0, len(buffer)
+        try:
+            while size - at >= _HEADER.size:
+                end = at + _HEADER.size + _length(buffer[at : at + _HEADER.size])
+                if end > size:
+                    break
+                self._frames.append(buffer[at + _HEADER.size : end])
+                at = end
+            rest = size - at
+            needed = _HEADER.size if rest < _HEADER.size else _HEADER.size + _length(buffer[at : at + _HEADER.size])
+        except ConnectionError as error:
+            self._error = error
+            self.connection_lost(error)
+            return
+        self._parts, self._missing = [buffer[at:]] if rest else [], needed - rest
+        if self._frames:
+            self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

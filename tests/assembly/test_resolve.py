@@ -9,7 +9,7 @@ import pytest
 
 from kvasir.assembly import gather_facts, resolve
 from kvasir.assembly.core import CoreSettings
-from kvasir.assembly.front import _make_supervisor
+from kvasir.assembly.front import _environment, _make_supervisor
 from kvasir.assembly.pairs import PAIRS, RequestPairs, Verdict, check_pairs
 from kvasir.assembly.resolve import find_model
 from kvasir.config import AUTO, EngineArgs, KvasirConfig
@@ -172,6 +172,7 @@ CHANGES = {
 UNCHANGEABLE = {"model", "tokenizer", "revision", "tokenizer_revision", "hf_overrides", "trust_remote_code"} | {
     "tensor_parallel_size",
     "pipeline_parallel_size",
+    "data_parallel_size",  # offline there is one core
     "device",
     "cudagraph_mode",  # nothing is captured on a CPU
     "cudagraph_capture_sizes",
@@ -251,3 +252,20 @@ def test_a_restarted_core_is_told_what_the_last_one_measured(folder: Path):
     assert (second.epoch, second.known_num_blocks) == (1, 321)
     assert supervisor.budget.max_restarts == 7 and supervisor.deadlines.step_s == 600.0
     assert supervisor.keep_standby is None and str(supervisor.incidents.folder) == "/x/y"
+
+
+def test_several_cores_share_a_cpu_and_have_a_card_each(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = EngineArgs(model=folder, data_parallel_size=2, max_num_seqs=256)
+    config = resolve(args, usage="server", facts=CPU).config
+    alone = resolve(EngineArgs(model=folder, max_num_seqs=256), usage="server", facts=CPU).config
+    assert config.device.cpu_threads == max(1, alone.device.cpu_threads // 2)
+    with pytest.raises(ConfigError, match="data_parallel_size is 2: the offline engine has one core"):
+        resolve(args, usage="offline", facts=CPU)
+    cards = dataclasses.replace(LARGE, num_cards=2)
+    config = resolve(args, usage="server", facts=cards).config
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 5")
+    assert [_environment(config, i) for i in range(2)] == [
+        {"CUDA_VISIBLE_DEVICES": "GPU-a"}, {"CUDA_VISIBLE_DEVICES": "5"}
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="data_parallel_size is 2 and 1 cards"):
+        resolve(args, usage="server", facts=dataclasses.replace(LARGE, num_cards=1))

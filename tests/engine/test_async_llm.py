@@ -12,6 +12,7 @@ import pytest
 
 from kvasir.engine.async_llm import AsyncLLM
 from kvasir.engine.input import InputProcessor
+from kvasir.engine.supervised_core import SupervisedCore
 from kvasir.engine.terms import RequestTerms
 from kvasir.errors import (
     CapacityError,
@@ -42,7 +43,7 @@ async def async_llm(max_restarts: int = 0, **more: Any) -> AsyncIterator[AsyncLL
     )
     engine = AsyncLLM(
         SimpleNamespace(scheduler=scheduler),
-        watched,
+        [SupervisedCore(watched)],
         ready,
         InputProcessor(None, max_model_len=ready.max_model_len, vocab_size=VOCAB, eos_token_ids=()),
         None,
@@ -51,7 +52,7 @@ async def async_llm(max_restarts: int = 0, **more: Any) -> AsyncIterator[AsyncLL
         yield engine
     finally:
         engine.shutdown()
-        assert engine.client.process.poll() is not None
+        assert engine.cores[0].client.process.poll() is not None
 
 
 def params(max_tokens: int = 20, **more: Any) -> SamplingParams:
@@ -100,7 +101,7 @@ async def test_a_dead_core_is_told_to_every_stream_at_once() -> None:
     async with async_llm(delay_s=0.02) as engine:
         streams = [asyncio.create_task(tokens_of(engine, [i, 2, 3], max_tokens=400)) for i in range(20)]
         await asyncio.sleep(0.3)
-        engine.client.process.kill()
+        engine.cores[0].client.process.kill()
         results = await asyncio.wait_for(asyncio.gather(*streams, return_exceptions=True), 10)
         assert all(isinstance(r, EngineDeadError) for r in results)
         assert not engine.is_alive
@@ -120,7 +121,7 @@ async def test_streams_survive_killed_cores_without_a_lost_or_repeated_token(see
             await asyncio.sleep(rng.uniform(0.05, 0.3))
             with contextlib.suppress(EngineDeadError):  # it may be down already
                 await engine.check_health()
-                engine.client.process.kill()
+                engine.cores[0].client.process.kill()
         streams += [asyncio.create_task(tokens_of(engine, p, max_tokens=60)) for p in prompts[8:]]  # asked while down
         found = await asyncio.wait_for(asyncio.gather(*streams), 60)
         assert found == [expected_tokens(p, 9, 60, VOCAB) for p in prompts]
@@ -132,7 +133,7 @@ async def test_what_was_left_while_the_core_was_down_is_not_resumed() -> None:
         left = asyncio.create_task(tokens_of(engine, [1, 2], max_tokens=200))
         stays = asyncio.create_task(tokens_of(engine, [3, 4], max_tokens=30))
         await asyncio.sleep(0.2)
-        engine.client.process.kill()
+        engine.cores[0].client.process.kill()
         await asyncio.sleep(0.05)
         left.cancel()
         assert await asyncio.wait_for(stays, 30) == expected_tokens([3, 4], 9, 30, VOCAB)
@@ -144,9 +145,9 @@ async def test_deaths_beyond_the_bound_end_it() -> None:
         stream = asyncio.create_task(tokens_of(engine, [1], max_tokens=400))
         for _ in range(2):
             await asyncio.sleep(0.3)
-            while not engine._is_up:
+            while not engine.cores[0].is_up:
                 await asyncio.sleep(0.05)
-            engine.client.process.kill()
+            engine.cores[0].client.process.kill()
         with pytest.raises(EngineDeadError, match="SIGKILL.*max-core-restarts 1"):
             await asyncio.wait_for(stream, 30)
         assert not engine.is_alive
@@ -232,7 +233,7 @@ def test_tokens_with_text() -> None:
                     max_num_seqs=8, max_queued_requests=8, max_queued_tokens=99, max_queue_wait=0.0
                 )
             ),
-            watched,
+            [SupervisedCore(watched)],
             ready,
             InputProcessor(tokenizer, max_model_len=512, vocab_size=VOCAB, eos_token_ids=(257,)),
             tokenizer,

@@ -2,13 +2,15 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from kvasir.engine.collector import RequestOutputCollector
 from kvasir.engine.fanout import fan_out
 from kvasir.engine.input import InputProcessor
-from kvasir.engine.output import OutputProcessor, RequestOutputCollector
+from kvasir.engine.output import OutputProcessor
 from kvasir.messages import (
     EngineCoreOutput,
     EngineCoreRequest,
@@ -66,15 +68,13 @@ def length() -> Finished:
 def start(
     processor: OutputProcessor,
     request_id: str = "r",
-    queue: RequestOutputCollector | None = None,
+    on_output: Callable[[], None] | None = None,
     prompt: str = "ask",
     **params: Any,
-) -> EngineCoreRequest:
+) -> RequestOutputCollector:
     inputs = InputProcessor(ByteTokenizer(), max_model_len=5000, vocab_size=261, eos_token_ids=[EOS])
     request = inputs.process(request_id, prompt, SamplingParams(**params), arrival_time=0.5)
-    for child in fan_out(request):
-        processor.add_request(child.request, prompt, child.params, child.parent, child.index, queue)
-    return request
+    return processor.add_request(request, fan_out(request), prompt, on_output)
 
 
 @pytest.fixture
@@ -85,13 +85,13 @@ def processor() -> OutputProcessor:
 def test_cumulative_text_and_metrics(processor: OutputProcessor) -> None:
     start(processor)
     core = Core()
-    (first,) = processor.process(core.say({"r": "hé".encode()[:2]}, num_cached_tokens={0: 2})).request_outputs
-    (second,) = processor.process(core.say({"r": "é".encode()[1:]})).request_outputs
+    (first,) = processor.process(core.say({"r": "hé".encode()[:2]}, num_cached_tokens={0: 2})).read()
+    (second,) = processor.process(core.say({"r": "é".encode()[1:]})).read()
     assert (first.outputs[0].text, second.outputs[0].text) == ("h", "hé")
     assert (first.prompt, first.prompt_token_ids, first.num_cached_tokens) == ("ask", list(b"ask"), 2)
     assert (first.finished, second.outputs[0].token_ids) == (False, list("hé".encode()))
     done = processor.process(core.say({"r": b"!"}, {"r": length()}))
-    (last,) = done.request_outputs
+    (last,) = done.read()
     assert (last.finished, last.outputs[0].finish_reason, last.outputs[0].stop_reason) == (True, "length", None)
     assert (last.metrics.arrival_time, last.metrics.first_token_time, last.metrics.last_token_time) == (0.5, 1.0, 3.0)
     assert done.to_abort == [] and processor.num_unfinished == 0
@@ -106,7 +106,7 @@ def test_kinds_agree(processor: OutputProcessor, kind: RequestOutputKind) -> Non
     for i, byte in enumerate(text.encode()):
         end = {"r": length()} if i == len(text.encode()) - 1 else None
         entry = TokenLogprobs([byte, 1, byte], [-1.0, -0.5, -1.0], 2)
-        got += processor.process(core.say({"r": [byte]}, end, logprobs={0: [entry]})).request_outputs
+        got += processor.process(core.say({"r": [byte]}, end, logprobs={0: [entry]})).read()
     answers = [o.outputs[0] for o in got]
     if kind == DELTA:
         assert "".join(a.text for a in answers) == text
@@ -123,18 +123,18 @@ def test_kinds_agree(processor: OutputProcessor, kind: RequestOutputKind) -> Non
 def test_end_tokens_leave_no_text_but_stay_in_the_ids(processor: OutputProcessor) -> None:
     start(processor)
     core = Core()
-    (out,) = processor.process(core.say({"r": [*b"ok", EOS]}, {"r": stop(EOS)})).request_outputs
+    (out,) = processor.process(core.say({"r": [*b"ok", EOS]}, {"r": stop(EOS)})).read()
     answer = out.outputs[0]
     assert (answer.text, answer.token_ids, answer.finish_reason) == ("ok", [*b"ok", EOS], "stop")
     assert answer.stop_reason is None
     start(processor, "own", stop_token_ids=[ord("!")])
-    (out,) = processor.process(core.say({"own": b"ok!"}, {"own": stop(ord("!"))})).request_outputs
+    (out,) = processor.process(core.say({"own": b"ok!"}, {"own": stop(ord("!"))})).read()
     assert (out.outputs[0].text, out.outputs[0].stop_reason) == ("ok", ord("!"))
     start(processor, "kept", stop_token_ids=[ord("!")], include_stop_str_in_output=True)
-    (out,) = processor.process(core.say({"kept": b"ok!"}, {"kept": stop(ord("!"))})).request_outputs
+    (out,) = processor.process(core.say({"kept": b"ok!"}, {"kept": stop(ord("!"))})).read()
     assert out.outputs[0].text == "ok!"
     start(processor, "ignores", ignore_eos=True, stop_token_ids=[EOS])
-    (out,) = processor.process(core.say({"ignores": [EOS]}, {"ignores": stop(EOS)})).request_outputs
+    (out,) = processor.process(core.say({"ignores": [EOS]}, {"ignores": stop(EOS)})).read()
     assert out.outputs[0].stop_reason == EOS
 
 
@@ -149,7 +149,7 @@ def test_stop_strings_cut_text_ids_and_logprobs(processor: OutputProcessor, seed
         n = rng.randrange(1, 9)
         entries = [TokenLogprobs([b], [-1.0], 1) for b in data[:n]]
         done = processor.process(core.say({"r": data[:n]}, logprobs={0: entries}))
-        got, aborted, data = got + done.request_outputs, aborted + done.to_abort, data[n:]
+        got, aborted, data = got + done.read(), aborted + done.to_abort, data[n:]
     answers = [o.outputs[0] for o in got]
     ids = [i for a in answers for i in a.token_ids] if kind == DELTA else answers[-1].token_ids
     shown = "".join(a.text for a in answers) if kind == DELTA else answers[-1].text
@@ -162,7 +162,7 @@ def test_stop_strings_cut_text_ids_and_logprobs(processor: OutputProcessor, seed
 def test_stop_string_wins_over_the_cores_own_end(processor: OutputProcessor) -> None:
     start(processor, stop=["no"])
     done = processor.process(Core().say({"r": [*b"yes no more", EOS]}, {"r": stop(EOS)}))
-    answer = done.request_outputs[0].outputs[0]
+    answer = done.read()[0].outputs[0]
     assert (answer.text, bytes(answer.token_ids), answer.stop_reason) == ("yes ", b"yes no", "no")
     assert done.to_abort == []  # the core has ended it already
 
@@ -170,25 +170,23 @@ def test_stop_string_wins_over_the_cores_own_end(processor: OutputProcessor) -> 
 def test_stop_string_within_min_tokens_does_not_count(processor: OutputProcessor) -> None:
     start(processor, stop=["x"], min_tokens=3)
     core = Core()
-    processor.process(core.say({"r": b"xxx"}))
-    (out,) = processor.process(core.say({"r": b"ax"})).request_outputs
+    processor.process(core.say({"r": b"xxx"})).read()
+    (out,) = processor.process(core.say({"r": b"ax"})).read()
     assert (out.outputs[0].text, out.outputs[0].finish_reason) == ("xxxa", "stop")
 
 
 def test_held_back_text_is_released_at_the_end(processor: OutputProcessor) -> None:
     start(processor, stop=["stop"])
     core = Core()
-    assert processor.process(core.say({"r": b"a sto"})).request_outputs[0].outputs[0].text == "a "
-    assert processor.process(core.say({"r": []}, {"r": length()})).request_outputs[0].outputs[0].text == "a sto"
+    assert processor.process(core.say({"r": b"a sto"})).read()[0].outputs[0].text == "a "
+    assert processor.process(core.say({"r": []}, {"r": length()})).read()[0].outputs[0].text == "a sto"
 
 
 def test_logprobs(processor: OutputProcessor) -> None:
     start(processor, logprobs=2, prompt_logprobs=1)
     entry = TokenLogprobs([97, 98, 99], [-3.0, -0.1, -0.2], 7)
     prompt = [TokenLogprobs([115, 98], [-1.0, -0.1], 4), TokenLogprobs([107, 107], [-0.3, -0.3], 1)]
-    (out,) = processor.process(
-        Core().say({"r": [97]}, logprobs={0: [entry]}, prompt_logprobs={0: prompt})
-    ).request_outputs
+    (out,) = processor.process(Core().say({"r": [97]}, logprobs={0: [entry]}, prompt_logprobs={0: prompt})).read()
     (position,) = out.outputs[0].logprobs
     assert {i: (p.logprob, p.rank, p.decoded_token) for i, p in position.items()} == {
         97: (-3.0, 7, "a"), 98: (-0.1, 1, "b"), 99: (-0.2, 2, "c")
@@ -204,11 +202,11 @@ def test_error_rows_and_gaps_fail_one_request_only(processor: OutputProcessor) -
     core = Core()
     failed = Finished(0, FinishReason.ERROR, error="the grammar broke")
     done = processor.process(core.say({"bad": [], "good": b"x"}, {"bad": failed}))
-    bad, good = done.request_outputs
+    bad, good = done.read()
     assert (bad.error, bad.finished, bad.outputs[0].finish_reason) == ("the grammar broke", True, "error")
     assert (good.error, good.outputs[0].text) == (None, "x")
     done = processor.process(core.say({"gap": b"x"}, first=3))
-    assert "3 tokens are missing before index 3" in done.request_outputs[0].error
+    assert "3 tokens are missing before index 3" in done.read()[0].error
     assert done.to_abort == ["gap"] and processor.num_unfinished == 1
 
 
@@ -231,13 +229,12 @@ def test_a_restarted_core_repeats_and_loses_nothing(processor: OutputProcessor, 
                 if at + len(rows[request_id]) == len(texts[request_id]):
                     ended[request_id] = length()
                 known[request_id] = max(known[request_id], at + len(rows[request_id]))
-            for output in processor.process(core.say(rows, ended)).request_outputs:
+            for output in processor.process(core.say(rows, ended)).read():
                 got[output.request_id].append(output)
-        resumed = processor.resume_requests(epoch + 1 if rng.random() < 0.5 else None)
+        resumed = [processor.resumed(request_id) for request_id in processor.live(0)]
         for request in resumed:
             assert bytes(request.output_token_ids) == texts[request.request_id][: known[request.request_id]]
             assert request.prompt_token_ids == list(b"ask")
-        assert processor.process(core.say({r.request_id: b"stale" for r in resumed})).request_outputs == []
         epoch += 1
     for request_id, outputs in got.items():
         assert bytes([i for o in outputs for i in o.outputs[0].token_ids]) == texts[request_id]
@@ -249,11 +246,11 @@ def test_a_restarted_core_repeats_and_loses_nothing(processor: OutputProcessor, 
 def test_n_answers_become_one_output(processor: OutputProcessor, kind: RequestOutputKind) -> None:
     start(processor, n=3, output_kind=kind, stop=["!"])
     core, got = Core(), []
-    got += processor.process(core.say({"0_r": b"a", "2_r": b"c"}, num_cached_tokens={0: 2})).request_outputs
+    got += processor.process(core.say({"0_r": b"a", "2_r": b"c"}, num_cached_tokens={0: 2})).read()
     done = processor.process(core.say({"0_r": b"1!", "1_r": b"b"}, {"1_r": length()}))
-    got += done.request_outputs
+    got += done.read()
     assert done.to_abort == ["0_r"]
-    got += processor.process(core.say({"2_r": b"2"}, {"2_r": length()})).request_outputs
+    got += processor.process(core.say({"2_r": b"2"}, {"2_r": length()})).read()
     assert {o.request_id for o in got} == {"r"} and [o.finished for o in got][-1]
     seen = [[(a.index, a.text, a.finish_reason) for a in o.outputs] for o in got]
     final = [(0, "a1", "stop"), (1, "b", "length"), (2, "c2", "length")]
@@ -274,15 +271,15 @@ def test_abort_by_the_parents_id(processor: OutputProcessor) -> None:
     start(processor, n=2, output_kind=DELTA)
     start(processor, "other")
     core = Core()
-    processor.process(core.say({"0_r": b"a"}, {"0_r": length()}))
+    processor.process(core.say({"0_r": b"a"}, {"0_r": length()})).read()
     done = processor.abort(["r", "unknown"])
     assert done.to_abort == ["1_r"]
-    (out,) = done.request_outputs
+    (out,) = done.read()
     assert (out.request_id, out.finished, out.outputs[0].finish_reason) == ("r", True, "abort")
-    assert processor.abort(["r", "1_r"]).request_outputs == []
-    assert processor.process(core.say({"1_r": b"late"})).request_outputs == []
+    assert processor.abort(["r", "1_r"]).read() == []
+    assert processor.process(core.say({"1_r": b"late"})).read() == []
     failed = processor.fail_all("the core is gone")
-    assert [(o.error, o.outputs[0].finish_reason) for o in failed.request_outputs] == [("the core is gone", "error")]
+    assert [(o.error, o.outputs[0].finish_reason) for o in failed.read()] == [("the core is gone", "error")]
     assert processor.num_unfinished == 0
 
 
@@ -291,7 +288,7 @@ def test_without_tokenizer_or_detokenize_there_is_no_text() -> None:
         processor = OutputProcessor(tokenizer)
         start(processor, **options, logprobs=0)
         entry = TokenLogprobs([97], [-1.0], 1)
-        (out,) = processor.process(Core().say({"r": b"a"}, {"r": length()}, logprobs={0: [entry]})).request_outputs
+        (out,) = processor.process(Core().say({"r": b"a"}, {"r": length()}, logprobs={0: [entry]})).read()
         assert (out.outputs[0].text, out.outputs[0].token_ids) == ("", [97])
 
 
@@ -321,16 +318,16 @@ def test_stages_learn_of_every_end_once() -> None:
     start(processor, "a")
     start(processor, "b", n=2)
     core = Core()
-    processor.process(core.say({"a": b"x", "0_b": b"x"}, {"a": length(), "0_b": length()}))
+    processor.process(core.say({"a": b"x", "0_b": b"x"}, {"a": length(), "0_b": length()})).read()
     processor.abort(["b"])
     assert stage.ended == ["a", "b"]
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_a_slow_reader_gets_merged_deltas(processor: OutputProcessor, seed: int) -> None:
+async def test_a_slow_reader_gets_merged_deltas_and_is_told_once(processor: OutputProcessor, seed: int) -> None:
     rng = random.Random(seed)
-    queue = RequestOutputCollector(DELTA)
-    start(processor, queue=queue, n=2, output_kind=DELTA, logprobs=0)
+    told: list[int] = []
+    queue = start(processor, on_output=lambda: told.append(1), n=2, output_kind=DELTA, logprobs=0)
     texts = {f"{i}_r": bytes(rng.choices(b"abc ", k=40)) for i in range(2)}
     core, got = Core(), []
     for at in range(40):
@@ -338,11 +335,13 @@ async def test_a_slow_reader_gets_merged_deltas(processor: OutputProcessor, seed
         ended = dict.fromkeys(texts) if at == 39 else {}
         entries = {row: [TokenLogprobs([ids[0]], [-1.0], 1)] for row, ids in enumerate(rows.values())}
         done = processor.process(core.say(rows, {r: length() for r in ended}, logprobs=entries))
-        assert done.request_outputs == []
+        for collector in done.moved:
+            collector.tell()
         if at < 39 and rng.random() < 0.3:
             got.append(queue.get_nowait())
     got.append(await asyncio.wait_for(queue.get(), 1))
     assert queue.get_nowait() is None
+    assert len(told) == len(got)
     for index, text in enumerate(texts.values()):
         answers = [a for o in got if o for a in o.outputs if a.index == index]
         assert "".join(a.text for a in answers).encode() == text
@@ -352,11 +351,22 @@ async def test_a_slow_reader_gets_merged_deltas(processor: OutputProcessor, seed
     assert got[-1].finished
 
 
-async def test_a_reader_that_waits_is_woken() -> None:
-    queue = RequestOutputCollector(CUMULATIVE)
+async def test_a_reader_that_waits_is_woken(processor: OutputProcessor) -> None:
+    queue = start(processor)
     waiting = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
-    queue.put(RequestOutput("r", None, [1], [], False))
-    newest = RequestOutput("r", None, [1], [], True)
-    queue.put(newest)
-    assert await asyncio.wait_for(waiting, 1) is newest
+    core = Core()
+    moved = [*processor.process(core.say({"r": b"a"})).moved, *processor.process(core.say({"r": b"b"})).moved]
+    assert moved == [queue], "told once for two steps"
+    queue.tell()
+    assert (await asyncio.wait_for(waiting, 1)).outputs[0].text == "ab"
+
+
+def test_the_final_output_alone(processor: OutputProcessor) -> None:
+    """A caller who wants the end only is not told of anything before it."""
+    queue = start(processor, n=2, output_kind=FINAL)
+    core = Core()
+    assert processor.process(core.say({"0_r": b"a", "1_r": b"b"}, {"0_r": length()})).moved == []
+    assert processor.process(core.say({"1_r": b"c"}, {"1_r": length()})).moved == [queue]
+    output = queue.get_nowait()
+    assert output.finished and [a.text for a in output.outputs] == ["a", "bc"]

@@ -87,9 +87,9 @@ async def test_kills_from_outside_are_not_held_against_the_one_that_runs(tmp_pat
         stream = asyncio.create_task(tokens_of(engine, [1, 2], max_tokens=100))
         for _ in range(5):
             await asyncio.sleep(0.25)
-            while not engine._is_up:
+            while not engine.cores[0].is_up:
                 await asyncio.sleep(0.02)
-            engine.client.process.kill()
+            engine.cores[0].client.process.kill()
         assert await asyncio.wait_for(stream, 60) == expected_tokens([1, 2], 9, 100, VOCAB)
     assert {i["cause"] for i in told(tmp_path)} == {"killed"} and not any(i["suspects"] for i in told(tmp_path))
 
@@ -108,7 +108,7 @@ async def test_a_stopped_core_is_replaced_and_nobody_is_blamed(tmp_path: Path) -
         heard = listen(engine)
         stream = asyncio.create_task(tokens_of(engine, [1, 2], max_tokens=60))
         await asyncio.sleep(0.3)
-        engine.client.process.send_signal(signal.SIGSTOP)
+        engine.cores[0].client.process.send_signal(signal.SIGSTOP)
         assert await asyncio.wait_for(stream, 60) == expected_tokens([1, 2], 9, 60, VOCAB)
         assert [r.reason for r in heard] == ["stopped"]
         assert 0 < heard[0].seconds < 10
@@ -119,12 +119,12 @@ async def test_a_stopped_core_is_replaced_and_nobody_is_blamed(tmp_path: Path) -
 async def test_an_idle_core_that_is_stopped_is_left_alone_until_somebody_asks() -> None:
     async with async_llm(2, step_s=1.0) as engine:
         await engine.check_health()
-        heard, pid = listen(engine), engine.client.process.pid
-        while engine.client.heartbeat.phase is not Phase.IDLE:
+        heard, pid = listen(engine), engine.cores[0].client.process.pid
+        while engine.cores[0].client.heartbeat.phase is not Phase.IDLE:
             await asyncio.sleep(0.02)
-        engine.client.process.send_signal(signal.SIGSTOP)
+        engine.cores[0].client.process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(2.5)
-        assert engine.client.process.pid == pid
+        assert engine.cores[0].client.process.pid == pid
         found = await asyncio.wait_for(tokens_of(engine, [1, 2]), 60)
         assert found == expected_tokens([1, 2], 9, 20, VOCAB)
         assert [r.reason for r in heard] == ["stopped"]
@@ -134,10 +134,10 @@ async def test_a_long_honest_wait_is_no_alarm() -> None:
     """Idle cores beat; so a request that comes after a long silence finds the same core."""
     async with async_llm(0, step_s=1.0) as engine:
         await engine.check_health()
-        pid = engine.client.process.pid
+        pid = engine.cores[0].client.process.pid
         await asyncio.sleep(2.5)
         assert await tokens_of(engine, [1, 2]) == expected_tokens([1, 2], 9, 20, VOCAB)
-        assert engine.client.process.pid == pid
+        assert engine.cores[0].client.process.pid == pid
 
 
 async def test_readiness_while_the_core_is_down_and_while_a_culprit_is_looked_for() -> None:
@@ -160,9 +160,9 @@ async def test_ten_kills_in_a_row() -> None:
     async with async_llm(12, delay_s=0.01) as engine:
         tasks = [asyncio.create_task(tokens_of(engine, p, max_tokens=60)) for p in INNOCENTS]
         for _ in range(10):
-            while not engine._is_up:
+            while not engine.cores[0].is_up:
                 await asyncio.sleep(0.01)
-            engine.client.process.kill()
+            engine.cores[0].client.process.kill()
             await asyncio.sleep(0.05)
         assert await asyncio.wait_for(asyncio.gather(*tasks), 90) == [
             expected_tokens(p, 9, 60, VOCAB) for p in INNOCENTS
@@ -173,7 +173,7 @@ async def test_those_on_trial_may_leave_while_there_is_no_core() -> None:
     async with async_llm(3, poison={DEADLY: ("abort", 2)}, delay_s=0.01) as engine:
         deadly = asyncio.create_task(tokens_of(engine, [DEADLY], max_tokens=30))
         other = asyncio.create_task(tokens_of(engine, [4, 5], max_tokens=30))
-        while engine._is_up:
+        while engine.cores[0].is_up:
             await asyncio.sleep(0.005)
         deadly.cancel()
         assert await asyncio.wait_for(other, 30) == expected_tokens([4, 5], 9, 30, VOCAB)
@@ -185,7 +185,7 @@ async def test_sigterm_to_the_core_is_the_fronts_business() -> None:
     async with async_llm(0, delay_s=0.01) as engine:
         stream = asyncio.create_task(tokens_of(engine, [1, 2], max_tokens=40))
         await asyncio.sleep(0.2)
-        engine.client.process.terminate()
+        engine.cores[0].client.process.terminate()
         assert await asyncio.wait_for(stream, 30) == expected_tokens([1, 2], 9, 40, VOCAB)
 
 
@@ -193,8 +193,8 @@ async def test_shutdown_while_a_core_is_being_started() -> None:
     async with async_llm(3, delay_s=0.01) as engine:
         stream = asyncio.create_task(tokens_of(engine, [1], max_tokens=300))
         await asyncio.sleep(0.2)
-        engine.client.process.kill()
-        while engine._is_up:
+        engine.cores[0].client.process.kill()
+        while engine.cores[0].is_up:
             await asyncio.sleep(0.005)
         started = time.monotonic()
         engine.shutdown()
@@ -207,19 +207,19 @@ async def test_a_core_on_standby_takes_over_and_one_that_is_dead_does_not() -> N
         stream = asyncio.create_task(tokens_of(engine, [1, 2], max_tokens=150))
         for kill_standby in (False, True):
             await asyncio.sleep(0.3)
-            standby = engine._supervisor._standby
-            assert standby is not None and standby is not engine.client
+            standby = engine.cores[0].supervisor._standby
+            assert standby is not None and standby is not engine.cores[0].client
             if kill_standby:
                 standby.process.kill()
                 standby.process.wait()
-            engine.client.process.kill()
-            while engine._is_up:
+            engine.cores[0].client.process.kill()
+            while engine.cores[0].is_up:
                 await asyncio.sleep(0.005)
-            while not engine._is_up:
+            while not engine.cores[0].is_up:
                 await asyncio.sleep(0.005)
-            assert (engine.client is standby) == (not kill_standby)
+            assert (engine.cores[0].client is standby) == (not kill_standby)
         assert await asyncio.wait_for(stream, 60) == expected_tokens([1, 2], 9, 150, VOCAB)
-        waiting = engine._supervisor._standby
+        waiting = engine.cores[0].supervisor._standby
     assert waiting is not None and waiting.process.wait(10) is not None, "it goes with the engine"
 
 
@@ -228,8 +228,8 @@ async def test_a_core_that_cannot_start_again_is_tried_as_often_as_allowed(monke
     async with async_llm(3, delay_s=0.01) as engine:
         stream = asyncio.create_task(tokens_of(engine, [1, 2], max_tokens=150))
         await asyncio.sleep(0.2)
-        engine._supervisor.settings = lambda epoch, known: json.dumps({"num_blocks": 0}).encode()
-        engine.client.process.kill()
+        engine.cores[0].supervisor.settings = lambda epoch, known: json.dumps({"num_blocks": 0}).encode()
+        engine.cores[0].client.process.kill()
         with pytest.raises(EngineDeadError, match=r"0 blocks.*3 times in ten minutes already"):
             await asyncio.wait_for(stream, 60)
-        assert not engine.is_alive and engine._supervisor.epoch == 3
+        assert not engine.is_alive and engine.cores[0].supervisor.epoch == 3

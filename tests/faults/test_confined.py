@@ -93,18 +93,21 @@ def test_a_logits_processor_that_raises_costs_its_request(where: str, overlapped
         assert all(out.error is None for out in again.values()), "and the engine is as it was"
 
 
-def test_a_detokenizer_that_raises_costs_its_request() -> None:
+@pytest.mark.parametrize("when_pushed", [True, False])
+def test_a_detokenizer_that_raises_costs_its_request(when_pushed: bool) -> None:
     processor = OutputProcessor(EngineTokenizer())
     for name in ("good", "bad"):
-        params = SamplingParams(max_tokens=9)
-        processor.add_request(EngineCoreRequest(name, [1], params, 0, 0.0), None, params)
-    processor._answers["bad"].text = SimpleNamespace(text="", push=lambda ids: 1 // 0)  # type: ignore[assignment]
-    said = EngineCoreOutput(0, 0, 0.0, ["bad", "good"], [0, 0], [1, 1], [104, 105])
-    done = processor.process(said)
-    by_id = {out.request_id: out for out in done.request_outputs}
+        params = SamplingParams(max_tokens=9, stop=["never"] if when_pushed else None)
+        request = EngineCoreRequest(name, [1], params, 0, 0.0)
+        processor.add_request(request, [request])
+    processor._answers["bad"].text._detokenizer = SimpleNamespace(push=lambda ids: 1 // 0)
+    done = processor.process(EngineCoreOutput(0, 0, 0.0, ["bad", "good"], [0, 0], [1, 1], [104, 105]))
+    by_id = {out.request_id: out for out in done.read()}
     assert by_id["bad"].finished and "by zero" in (by_id["bad"].error or "")
     assert by_id["good"].outputs[0].text == "i" and not by_id["good"].finished
-    assert done.to_abort == ["bad"], "the core is told to stop computing it"
+    told = done.to_abort + processor.process(EngineCoreOutput(0, 1, 0.0, ["good"], [1], [1], [105])).to_abort
+    assert told == ["bad"], "the core is told to stop computing it, at once or with the next step"
+    assert processor.num_unfinished == 1
 
 
 @contextmanager

@@ -28,7 +28,7 @@ async def tokens_of(engine: AsyncLLM, prompt: list[int], count: int) -> list[int
 
 
 def startup(engine: AsyncLLM) -> dict[str, float]:
-    ready = engine._supervisor.ready
+    ready = engine.cores[0].supervisor.ready
     assert ready is not None
     return {str(name): round(seconds, 3) for name, seconds in ready.startup}
 
@@ -60,12 +60,12 @@ async def _run(engine: AsyncLLM, folder: Path) -> None:
     causes = {i["cause"] for i in incidents}
     assert causes == {r.reason for r in heard}
     assert causes <= {"device_fault", "crashed"}, "the device's library may abort the process before it can say why"
-    again = engine._supervisor.ready
+    again = engine.cores[0].supervisor.ready
     assert again is not None and again.num_blocks == num_blocks
     stream = asyncio.create_task(tokens_of(engine, PROMPTS[0], 1500))
     await asyncio.sleep(0.5)
     started = time.monotonic()
-    engine.client.process.kill()
+    engine.cores[0].client.process.kill()
     assert len(await stream) == 1500
     print(json.dumps({"first start": first, "restart": startup(engine), "recoveries_s": [r.seconds for r in heard]}))
     print(f"kill to the end of the stream {time.monotonic() - started:.2f} s")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -157,6 +158,7 @@ class FakeEngine:
         self.admission = Admission(AdmissionLimits(1 << 40, 1 << 40))
         self.stats_listeners: list[Callable[[SchedulerStats], None]] = []
         self.recovery_listeners: list[Callable[[Any], None]] = []
+        self._collectors: dict[str, FakeCollector] = {}
 
     @property
     def running(self) -> int:
@@ -198,6 +200,32 @@ class FakeEngine:
     async def aclose(self) -> None:
         self.shutdown()
 
+    async def add_request(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        terms: RequestTerms = NO_TERMS,
+        on_output: Callable[[], None] | None = None,
+    ) -> "FakeCollector":
+        if self.script.error is not None:
+            raise self.script.error
+        await self.check_health()
+        assert params.output_kind in (RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY)
+        collector = FakeCollector(params.output_kind, on_output)
+        steps = self.generate(prompt, params, request_id, priority=priority, cache_salt=cache_salt, terms=terms)
+        collector.task = asyncio.create_task(collector.fill(steps))
+        self._collectors[request_id] = collector
+        return collector
+
+    def abort_now(self, request_id: str) -> None:
+        collector = self._collectors.pop(request_id, None)
+        if collector is not None:
+            collector.task.cancel()
+
     async def generate(
         self,
         prompt: Prompt,
@@ -209,10 +237,6 @@ class FakeEngine:
         terms: RequestTerms = NO_TERMS,
     ) -> AsyncGenerator[RequestOutput]:
         script = self.script
-        if script.error is not None:
-            raise script.error
-        await self.check_health()
-        assert sampling_params.output_kind is RequestOutputKind.DELTA
         ids = self._prompt_ids(prompt)
         seen = Seen(request_id, ids, sampling_params, priority, cache_salt, terms)
         self.seen.append(seen)
@@ -256,6 +280,58 @@ class FakeEngine:
             return prompt
         assert self.tokenizer is not None
         return self.tokenizer.encode(prompt if isinstance(prompt, str) else prompt["prompt"])
+
+
+class FakeCollector:
+    """What AsyncLLM's collector is to its reader. It keeps whole outputs and merges those that were not read."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self, kind: RequestOutputKind, on_output: Callable[[], None] | None):
+        self._kind = kind
+        self._on_output = on_output or (lambda: None)
+        self._output: RequestOutput | None = None
+        self._error: Exception | None = None
+
+    async def fill(self, steps: AsyncGenerator[RequestOutput]) -> None:
+        try:
+            async with aclosing(steps):
+                async for output in steps:
+                    if self._output is None:
+                        self._output = output
+                    else:
+                        merge(self._output, output)
+                    if output.finished or self._kind is RequestOutputKind.DELTA:
+                        self._on_output()
+        except Exception as error:
+            self._error = error
+            self._on_output()
+
+    def get_nowait(self) -> RequestOutput | None:
+        if self._error is not None:
+            raise self._error
+        return self.read()
+
+    def read(self) -> RequestOutput | None:
+        output, self._output = self._output, None
+        return output
+
+
+def merge(into: RequestOutput, new: RequestOutput) -> None:
+    """Appends a later DELTA output to an earlier one."""
+    known = {answer.index: answer for answer in into.outputs}
+    for answer in new.outputs:
+        before = known.get(answer.index)
+        if before is None:
+            into.outputs.append(answer)
+            continue
+        before.text += answer.text
+        before.token_ids.extend(answer.token_ids)
+        if answer.logprobs is not None:
+            before.logprobs = [*(before.logprobs or ()), *answer.logprobs]
+        before.finish_reason, before.stop_reason = answer.finish_reason, answer.stop_reason
+    into.finished, into.metrics, into.error = new.finished, new.metrics, new.error
+    into.prompt_logprobs = into.prompt_logprobs or new.prompt_logprobs
 
 
 class _Answer:

@@ -1,6 +1,7 @@
 """A real uvicorn on a free port, in a thread, over a FakeEngine."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,20 +36,28 @@ class LiveServer:
 
 
 @contextmanager
-def serving(engine: FakeEngine, settings: ServerSettings | None = None) -> Iterator[LiveServer]:
+def serving(
+    engine: FakeEngine,
+    settings: ServerSettings | None = None,
+    protocol: Any = BoundedHttpProtocol,
+    send_buffer: int | None = None,
+) -> Iterator[LiveServer]:
+    """`send_buffer`: bytes that the kernel keeps for a client that does not read; megabytes by itself."""
     metrics = Metrics(engine.served_model_name[0])
     app = build_app(engine, settings, metrics)  # type: ignore[arg-type]
-    with running(app, engine) as live:
+    with running(app, engine, protocol, send_buffer) as live:
         yield live
 
 
 @contextmanager
-def running(app: Any, engine: FakeEngine) -> Iterator[LiveServer]:
+def running(
+    app: Any, engine: FakeEngine, protocol: Any = BoundedHttpProtocol, send_buffer: int | None = None
+) -> Iterator[LiveServer]:
     """Any app, with what works beside it; `engine` is for the tests to look at."""
     sock = bind("127.0.0.1", 0, None)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", loop="asyncio", lifespan="off", http=BoundedHttpProtocol)
-    )
+    if send_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", loop="asyncio", http=protocol, lifespan="off"))
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve(sockets=[sock])), daemon=True)
     thread.start()

@@ -33,11 +33,12 @@ def kv_cache_memory(
     model_len: int,
     num_seqs: int,
     facts: Facts,
+    num_cores: int = 1,
 ) -> Decision:
-    """Bytes of the KV cache; None on a card, where the worker takes what gpu_memory_utilization leaves.
+    """Bytes of one core's KV cache; None on a card, where the worker takes what gpu_memory_utilization leaves.
 
     On CPU: the variable, else a quarter of the memory but at most 4 GiB, since the host has other things to do,
-    and never more than `num_seqs` requests of full length could fill.
+    shared out over `num_cores`; and never more than `num_seqs` requests of full length could fill.
     """
     name = "kv_cache_memory"
     if asked is not None:
@@ -47,13 +48,14 @@ def kv_cache_memory(
     gibibytes = envs.CPU_KV_CACHE_GIB.value
     if gibibytes:
         return Decision(name, _from_env(gibibytes), f"KVASIR_CPU_KVCACHE_SPACE={gibibytes}")
-    quarter = min(facts.memory_bytes // 4, CPU_CACHE_BOUND)
+    quarter = min(facts.memory_bytes // 4, CPU_CACHE_BOUND) // num_cores
     blocks_each = -(-model_len // block_size)
     # One block more: the pool may keep a block to itself for rows that write nowhere.
     useful = kv_bytes_per_token(shape, dtype) * block_size * (blocks_each * num_seqs + 1)
     if useful <= quarter:
         return Decision(name, useful, f"{format_bytes(useful)}: max_num_seqs requests of full length")
-    return Decision(name, quarter, f"{format_bytes(quarter)}: a quarter of the memory, at most 4 GiB")
+    shared = "" if num_cores == 1 else f", over {num_cores} cores"
+    return Decision(name, quarter, f"{format_bytes(quarter)}: a quarter of the memory, at most 4 GiB{shared}")
 
 
 def _from_env(text: str) -> int:

@@ -106,7 +106,7 @@ class Supervisor:
 
     # -- watch --------------------------------------------------------------------------------------------------
 
-    async def run(self, take: Callable[[EngineCoreOutput], None], pending: Callable[[], bool]) -> Death:
+    async def run(self, take: Callable[[list[EngineCoreOutput]], None], pending: Callable[[], bool]) -> Death:
         """Hands what the core says to `take` until it is gone, or silent while something is `pending`."""
         if self.keep_standby is not None and self._standby is None:
             self._standby = self.keep_standby()
@@ -125,9 +125,9 @@ class Supervisor:
         self.client.discard()
         return death
 
-    async def _receive(self, take: Callable[[EngineCoreOutput], None]) -> None:
-        while (said := await self.client.receive()) is not None:
-            take(said)
+    async def _receive(self, take: Callable[[list[EngineCoreOutput]], None]) -> None:
+        while (steps := await self.client.receive()) is not None:
+            take(steps)
 
     async def _until_silent(self, reading: "asyncio.Task[None]", pending: Callable[[], bool]) -> float | None:
         watch, last, heartbeat = Watch(self.deadlines), time.monotonic(), self.client.heartbeat

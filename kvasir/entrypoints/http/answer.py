@@ -1,10 +1,12 @@
 """A request on its way: one stream of deltas, written by one format, read once, as a stream or as a whole."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from kvasir.entrypoints.http.deltas import Delta, DeltaStream
+from kvasir.entrypoints.http.source import Source
+from kvasir.messages import RequestOutputKind
 
 
 class Format(Protocol):
@@ -33,21 +35,46 @@ class Answer:
         self._stream = stream
         self._format = fmt
 
-    async def lines(self) -> AsyncGenerator[bytes]:
-        """Server-sent events; one piece of bytes for each engine output that says something, then the end."""
-        async with aclosing(self._stream.deltas()) as stream:
-            async for deltas in stream:
-                piece = self._format.chunks(deltas)
-                if piece:
-                    yield piece
-        yield self._format.end()
+    def source(self) -> Source:
+        """Server-sent events, the last ones included."""
+        return _Events(self._stream, self._format)
 
     async def whole(self) -> bytes:
-        """The stream, collected."""
-        async with aclosing(self._stream.deltas()) as stream:
-            async for deltas in stream:
-                self._format.collect(deltas)
+        """The stream, collected: nothing is read before a job is complete, and then all of it at once."""
+        news = asyncio.Event()
+        try:
+            await self._stream.start(news.set, RequestOutputKind.FINAL_ONLY)
+            while not self._stream.finished:
+                await news.wait()
+                news.clear()
+                self._format.collect(self._stream.take())
+        finally:
+            self._stream.close()
         return self._format.whole()
 
     def failure(self, error: BaseException) -> bytes:
         return self._format.failure(error)
+
+
+class _Events:
+    """The source of an answer's events."""
+
+    def __init__(self, stream: DeltaStream, fmt: Format):
+        self._stream = stream
+        self._format = fmt
+        self.finished = False
+
+    async def start(self, on_news: Callable[[], None]) -> None:
+        await self._stream.start(on_news)
+
+    def take(self) -> bytes:
+        stream = self._stream
+        deltas = stream.take()
+        piece = self._format.chunks(deltas) if deltas else b""
+        if stream.finished:
+            self.finished = True
+            piece += self._format.end()
+        return piece
+
+    def close(self) -> None:
+        self._stream.close()

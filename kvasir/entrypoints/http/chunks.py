@@ -12,6 +12,8 @@ from kvasir.entrypoints.http.render import Shape, UsageBody, usage_body
 
 FINGERPRINT = f"kvasir-{__version__}"
 DONE = b"data: [DONE]\n\n"
+_MARK = "the text"  # choices come last in a line, so its last place in one is the text's
+encode = msgspec.json.Encoder().encode
 
 
 class StreamFormat(msgspec.Struct, frozen=True):
@@ -19,6 +21,13 @@ class StreamFormat(msgspec.Struct, frozen=True):
 
     include_usage: bool
     continuous_usage: bool
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """What stands around the text in the lines of one choice."""
+
+    before: bytes
+    after: bytes
 
 
 class ChoicesFormat:
@@ -36,6 +45,9 @@ class ChoicesFormat:
             "system_fingerprint": FINGERPRINT,
         }
         self._writer = ChunkWriter({**self._head, "object": shape.chunk_object_name})
+        self._envelopes: dict[int, Envelope] | None = None
+        if shape.says_text_only and not asked.continuous_usage:
+            self._envelopes = {}
         self._opened = False
         self._wholes = [Delta(i) for i in range(num_choices)]
         self._seen = [False] * num_choices
@@ -47,9 +59,23 @@ class ChoicesFormat:
             self._opened = True
             pieces += self._opening(deltas, usage)
         for delta in deltas:
-            for chunk in self._shape.chunks(delta):
-                pieces.append(self._writer.line([chunk], usage, self._asked.include_usage))
+            if self._envelopes is not None and delta.is_plain:
+                envelope = self._envelopes.get(delta.index) or self._envelope(delta.index)
+                pieces += (envelope.before, encode(delta.text), envelope.after)
+            else:
+                pieces += self._lines(delta, usage)
         return b"".join(pieces)
+
+    def _lines(self, delta: Delta, usage: UsageBody | None) -> list[bytes]:
+        return [self._writer.line([c], usage, self._asked.include_usage) for c in self._shape.chunks(delta)]
+
+    def _envelope(self, index: int) -> "Envelope":
+        """Cut out of a line that was made the usual way, so that it can differ from one in nothing but the text."""
+        (line,) = self._lines(Delta(index, _MARK), None)
+        before, _, after = line.rpartition(encode(_MARK))
+        assert self._envelopes is not None
+        envelope = self._envelopes[index] = Envelope(before, after)
+        return envelope
 
     def _opening(self, deltas: list[Delta], usage: UsageBody | None) -> list[bytes]:
         pieces = []
@@ -67,7 +93,7 @@ class ChoicesFormat:
         return self._writer.line([], usage_body(self._usage), False) + DONE
 
     def failure(self, error: BaseException) -> bytes:
-        return b"data: " + msgspec.json.encode(error_body(error)) + b"\n\n" + DONE
+        return b"data: " + encode(error_body(error)) + b"\n\n" + DONE
 
     def collect(self, deltas: list[Delta]) -> None:
         for delta in deltas:
@@ -83,25 +109,24 @@ class ChoicesFormat:
             "usage": usage_body(self._usage),
             **self._shape.extras(self._wholes),
         }
-        return msgspec.json.encode(body)
+        return encode(body)
 
 
 class ChunkWriter:
     """Writes `data:` lines of one stream: the constant head is encoded once, only choices and usage per token."""
 
     def __init__(self, head: dict[str, Any]):
-        self._head = b"data: " + msgspec.json.encode(head)[:-1] + b',"choices":'
-        self._encoder = msgspec.json.Encoder()
+        self._head = b"data: " + encode(head)[:-1] + b',"choices":'
 
     def line(
         self, choices: list[Any], usage: UsageBody | None, usage_null: bool, extras: dict[str, Any] | None = None
     ) -> bytes:
-        parts = [self._head, self._encoder.encode(choices)]
+        parts = [self._head, encode(choices)]
         if usage is not None:
-            parts += (b',"usage":', self._encoder.encode(usage))
+            parts += (b',"usage":', encode(usage))
         elif usage_null:  # OpenAI's sign that a usage chunk will follow
             parts.append(b',"usage":null')
         if extras:
-            parts += (b",", self._encoder.encode(extras)[1:-1])
+            parts += (b",", encode(extras)[1:-1])
         parts.append(b"}\n\n")
         return b"".join(parts)

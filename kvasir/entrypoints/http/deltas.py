@@ -1,21 +1,20 @@
 """Engine outputs -> what each choice gained: the one stream from which every answer is rendered."""
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvasir.entrypoints.http.guard.caller import current_caller
+from kvasir.entrypoints.http.guard.caller import Caller, current_caller
 from kvasir.entrypoints.http.guard.watch import AccountWatch
-from kvasir.errors import CapacityError, EngineError, RequestFailedError
-from kvasir.messages import CompletionOutput, Logprob, RequestOutput, SamplingParams, TokensPrompt
+from kvasir.errors import CapacityError, EngineDeadError, EngineError, RequestFailedError
+from kvasir.messages import CompletionOutput, Logprob, RequestOutput, RequestOutputKind, SamplingParams, TokensPrompt
 from kvasir.observability import AnswerObserver, Metrics, RequestInfo
 
 if TYPE_CHECKING:
     from kvasir.engine.async_llm import AsyncLLM
+    from kvasir.engine.collector import RequestOutputCollector
 
 MIN_LOGPROB = -9999.0
 """JSON has no infinity."""
@@ -39,7 +38,7 @@ class Job(msgspec.Struct):
     timeout_s: float | None = None
 
 
-class TokenInfo(msgspec.Struct):
+class TokenInfo(msgspec.Struct, gc=False):
     """One token and its logprobs; `top` holds the best k in falling order, itself included if it is one."""
 
     token_id: int
@@ -49,7 +48,7 @@ class TokenInfo(msgspec.Struct):
     top: list["TokenInfo"]
 
 
-class CallDelta(msgspec.Struct):
+class CallDelta(msgspec.Struct, gc=False):
     """What one tool call gained; `id` and `name` come with its first delta."""
 
     index: int
@@ -58,7 +57,7 @@ class CallDelta(msgspec.Struct):
     arguments: str = ""
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """What one choice gained. Adding up the deltas of a choice gives the choice.
 
     Inside a delta reasoning comes first, then text, then calls; what comes in another order is said in more deltas.
@@ -80,6 +79,18 @@ class Delta(msgspec.Struct):
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     reasoning: str = ""
     calls: list[CallDelta] = []
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it holds text and nothing else, as most deltas do."""
+        return (
+            self.finish_reason is None
+            and self.logprobs is None
+            and self.prompt_token_ids is None
+            and not self.calls
+            and not self.reasoning
+            and self.text != ""
+        )
 
     def add(self, other: "Delta") -> None:
         self.text += other.text
@@ -115,13 +126,16 @@ class _Choice:
 
 
 class DeltaStream:
-    """Runs the jobs of one HTTP request and yields the deltas of each engine output as a list.
+    """Runs the jobs of one HTTP request and says what each choice has gained.
 
     `structure` may divide a delta's text into reasoning, content and calls before anybody sees it; where their order
     asks for that, into several deltas.
 
-    Pull-based: while the client does not read, the engine is not asked, and it merges what it has meanwhile.
-    Closing it closes the engine's generators, which frees the requests' blocks.
+    Nothing is computed before `take` is called: until then the engine keeps what has come, merged. So a client that
+    does not read costs nothing but its own answer's memory.
+
+    Attributes:
+        finished: everything has been taken.
     """
 
     def __init__(
@@ -138,40 +152,57 @@ class DeltaStream:
         self._n = n
         self._token_text = token_text
         self._metrics = metrics
+        self._observers: list[list[AnswerObserver]] = []
+        self._end_reason = "abort"  # of what has not finished when the stream is closed
         self._structure = structure
+        self._collectors: list[RequestOutputCollector | None] = []  # None: all of it was taken
+        self._num_unfinished = len(jobs)
+        self._prompt_counted = [False] * len(jobs)
         self._prompt_logprobs: list[list[dict[int, Logprob] | None] | None] = [None] * len(jobs)
         self._choices = [_Choice() for _ in range(len(jobs) * n)]
+        self.finished = False
         self.usage = Usage()
 
     @property
     def num_choices(self) -> int:
         return len(self._choices)
 
-    async def deltas(self) -> AsyncGenerator[list[Delta]]:
-        observers = [self._observers(job) for job in self._jobs]
-        started = [False] * len(self._jobs)
-        generators = [self._generate(job) for job in self._jobs]
-        async with aclosing(_merge(generators)) as merged, _closing(observers):
-            async for i, output in merged:
-                if output.error is not None:
-                    raise RequestFailedError(f"the request failed in the engine: {output.error}")
-                if not started[i]:
-                    started[i] = True
-                    self._count_prompt(output)
-                self._prompt_logprobs[i] = self._prompt_logprobs[i] or output.prompt_logprobs
-                for observer in observers[i]:
-                    observer.on_output(output, self._n)
-                deltas: list[Delta] = []
-                for out in output.outputs:
-                    index = i * self._n + out.index
-                    if not self._choices[index].finished:
-                        delta = self._delta(self._jobs[i], index, self._choices[index], out, output)
-                        deltas += [delta] if self._structure is None else self._structure(delta)
-                yield deltas
+    async def start(self, on_news: Callable[[], None], kind: RequestOutputKind = RequestOutputKind.DELTA) -> None:
+        """Queues the jobs; from then on `on_news` says that `take` has something to give. `close` ends it.
 
-    def _observers(self, job: Job) -> list[AnswerObserver]:
-        """Whoever looks on while one job runs: its caller's account, and what the server keeps figures with."""
+        Args:
+            kind: FINAL_ONLY: there is news only when a job is complete.
+
+        Raises:
+            What AsyncLLM.add_request raises.
+        """
         caller = current_caller()
+        self._observers = [self._watchers(job, caller) for job in self._jobs]
+        try:
+            for job in self._jobs:
+                await self._queue(job, caller, on_news, kind)
+        except EngineError:
+            self._end_reason = "error"
+            raise
+
+    async def _queue(self, job: Job, caller: Caller, on_news: Callable[[], None], kind: RequestOutputKind) -> None:
+        job.params.output_kind = kind
+        prompt = TokensPrompt(prompt_token_ids=job.prompt_token_ids)
+        if job.prompt_text is not None:
+            prompt["prompt"] = job.prompt_text
+        collector = await self._engine.add_request(
+            job.request_id,
+            prompt,
+            job.params,
+            priority=caller.priority(job.priority),
+            cache_salt=caller.cache_salt(job.cache_salt),
+            terms=caller.terms(job.timeout_s),
+            on_output=on_news,
+        )
+        self._collectors.append(collector)
+
+    def _watchers(self, job: Job, caller: Caller) -> list[AnswerObserver]:
+        """Whoever looks on while one job runs: its caller's account, and what the server keeps figures with."""
         watchers: list[AnswerObserver] = [AccountWatch(caller)]
         if self._metrics is not None:
             info = RequestInfo(
@@ -187,63 +218,113 @@ class DeltaStream:
             watchers += self._metrics.watch(info)
         return watchers
 
-    def _generate(self, job: Job) -> AsyncGenerator[RequestOutput]:
-        prompt = TokensPrompt(prompt_token_ids=job.prompt_token_ids)
-        if job.prompt_text is not None:
-            prompt["prompt"] = job.prompt_text
-        caller = current_caller()
-        return self._engine.generate(
-            prompt,
-            job.params,
-            job.request_id,
-            priority=caller.priority(job.priority),
-            cache_salt=caller.cache_salt(job.cache_salt),
-            terms=caller.terms(job.timeout_s),
-        )
+    def take(self) -> list[Delta]:
+        """What has come since the last call, as one delta for each choice that moved (or several, see above).
 
-    def _count_prompt(self, output: RequestOutput) -> None:
-        self.usage.prompt_tokens += len(output.prompt_token_ids)
-        self.usage.cached_tokens += output.num_cached_tokens
+        Raises:
+            EngineDeadError: the core is gone. RequestFailedError, CapacityError: the request ended before its time.
+            DeadlineError: its time was up.
+        """
+        deltas: list[Delta] = []
+        try:
+            for i, collector in enumerate(self._collectors):
+                if collector is None or (output := collector.get_nowait()) is None:
+                    continue
+                if output.finished:
+                    self._collectors[i] = None
+                    self._num_unfinished -= 1
+                    self.finished = self._num_unfinished == 0
+                self._read(i, output, deltas)
+        except EngineError:
+            self._end_reason = "error"
+            raise
+        return deltas
+
+    def close(self) -> None:
+        """Ends what still runs; the blocks are free before the core's next step. Idempotent."""
+        for i, collector in enumerate(self._collectors):
+            if collector is not None:
+                self._engine.abort_now(self._jobs[i].request_id)
+                self._observe_rest(i, collector)
+        observers, self._observers, self._collectors = self._observers, [], []
+        for those_of_job in observers:
+            for observer in those_of_job:
+                observer.on_closed(self._end_reason)
+
+    def _observe_rest(self, i: int, collector: "RequestOutputCollector") -> None:
+        """Tokens that were computed and not read; how they ended is said by `on_closed`."""
+        rest = collector.read()
+        if rest is not None:
+            for out in rest.outputs:
+                out.finish_reason = None
+            for observer in self._observers[i]:
+                observer.on_output(rest, self._n)
+
+    def _read(self, i: int, output: RequestOutput, deltas: list[Delta]) -> None:
+        if output.error is not None:
+            if not self._engine.is_alive:
+                raise EngineDeadError(output.error)
+            raise RequestFailedError(f"the request failed in the engine: {output.error}")
+        if output.prompt_logprobs is not None and self._prompt_logprobs[i] is None:
+            self._prompt_logprobs[i] = output.prompt_logprobs
+        for observer in self._observers[i]:
+            observer.on_output(output, self._n)
+        for out in output.outputs:
+            index = i * self._n + out.index
+            choice = self._choices[index]
+            if choice.finished:
+                continue
+            delta = self._delta(self._jobs[i], index, choice, out, output)
+            if self._structure is None:
+                deltas.append(delta)
+            else:
+                deltas += self._structure(delta)
 
     def _delta(self, job: Job, index: int, choice: _Choice, out: CompletionOutput, output: RequestOutput) -> Delta:
-        delta = Delta(index, offset=choice.offset)
-        if not choice.started:
-            choice.started = True
-            delta.prompt_token_ids = output.prompt_token_ids
-            if job.show_prompt_logprobs:
-                delta.prompt_logprobs = self._prompt_logprobs[index // self._n]
-            if job.echo:
-                self._echo(job, delta, output)
         if job.drop_output:
-            if out.finish_reason is not None:
-                delta.finish_reason = "length"
+            delta = Delta(index, finish_reason=None if out.finish_reason is None else "length")
         else:
-            delta.text += out.text
-            delta.token_ids = list(out.token_ids)
+            delta = Delta(index, out.text, out.token_ids, None, choice.offset, out.finish_reason, out.stop_reason)
             self.usage.completion_tokens += len(out.token_ids)
             if out.logprobs is not None:
                 k = job.params.logprobs or 0
-                infos = [self._info(t, at, k) for t, at in zip(out.token_ids, out.logprobs, strict=False)]
-                delta.logprobs = (delta.logprobs or []) + infos
-            delta.finish_reason, delta.stop_reason = out.finish_reason, out.stop_reason
+                delta.logprobs = [self._info(t, at, k) for t, at in zip(out.token_ids, out.logprobs, strict=False)]
+        if not choice.started:
+            choice.started = True
+            self._open(job, delta, output)
         if delta.logprobs:
             choice.offset += sum(len(info.token) for info in delta.logprobs)
-        choice.finished = delta.finish_reason is not None
-        if delta.finish_reason == "abort":
-            raise CapacityError("the request was aborted by the server before it was complete; send it again.")
-        if delta.finish_reason == "error":
-            raise RequestFailedError("the request failed in the engine.")
+        if delta.finish_reason is not None:
+            choice.finished = True
+            if delta.finish_reason == "abort":
+                raise CapacityError("the request was aborted by the server before it was complete; send it again.")
+            if delta.finish_reason == "error":
+                raise RequestFailedError("the request failed in the engine.")
         return delta
 
+    def _open(self, job: Job, delta: Delta, output: RequestOutput) -> None:
+        """What goes with the first delta of a choice."""
+        i = delta.index // self._n
+        if not self._prompt_counted[i]:
+            self._prompt_counted[i] = True
+            self.usage.prompt_tokens += len(output.prompt_token_ids)
+            self.usage.cached_tokens += output.num_cached_tokens
+        delta.prompt_token_ids = output.prompt_token_ids
+        if job.show_prompt_logprobs:
+            delta.prompt_logprobs = self._prompt_logprobs[i]
+        if job.echo:
+            self._echo(job, delta, output)
+
     def _echo(self, job: Job, delta: Delta, output: RequestOutput) -> None:
-        delta.text = job.prompt_text or ""
+        delta.text = (job.prompt_text or "") + delta.text
         if job.params.logprobs is None:
             return
         entries = self._prompt_logprobs[delta.index // self._n] or [None] * len(output.prompt_token_ids)
-        delta.logprobs = [
+        prompt = [
             self._info(token_id, at or {}, job.params.logprobs)
             for token_id, at in zip(output.prompt_token_ids, entries, strict=False)
         ]
+        delta.logprobs = prompt + (delta.logprobs or [])
 
     def _info(self, token_id: int, at: dict[int, Logprob], k: int) -> TokenInfo:
         own = at.get(token_id)
@@ -256,52 +337,3 @@ class DeltaStream:
 
     def _text(self, token_id: int, at: Logprob | None) -> tuple[str, bytes]:
         return self._token_text(token_id, None if at is None else at.decoded_token)
-
-
-@asynccontextmanager
-async def _closing(observers: Sequence[Sequence[AnswerObserver]]) -> AsyncGenerator[None]:
-    reason = "abort"
-    try:
-        yield
-    except EngineError:
-        reason = "error"
-        raise
-    finally:
-        for those_of_job in observers:
-            for observer in those_of_job:
-                observer.on_closed(reason)
-
-
-async def _merge(streams: Sequence[AsyncGenerator[RequestOutput]]) -> AsyncGenerator[tuple[int, RequestOutput]]:
-    """Outputs of several generators as they come; each may be one output ahead of the reader."""
-    if len(streams) == 1:
-        async with aclosing(streams[0]) as only:
-            async for output in only:
-                yield 0, output
-        return
-    queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
-
-    async def pump(i: int, stream: AsyncGenerator[RequestOutput]) -> None:
-        try:
-            async with aclosing(stream):
-                async for output in stream:
-                    await queue.put((i, output))
-            await queue.put(None)
-        except Exception as e:
-            await queue.put(e)
-
-    tasks = [asyncio.create_task(pump(i, s)) for i, s in enumerate(streams)]
-    try:
-        running = len(tasks)
-        while running:
-            item = await queue.get()
-            if item is None:
-                running -= 1
-            elif isinstance(item, Exception):
-                raise item
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,6 @@
 """The routes that generate: ASGI in, an answer out."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from starlette.types import Receive, Scope, Send
@@ -12,6 +12,7 @@ from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.reply import Reply
 from kvasir.entrypoints.http.schema import SamplingFields
 from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.entrypoints.http.source import Source
 from kvasir.logger import get_logger
 from kvasir.observability import Metrics
 
@@ -23,8 +24,8 @@ R = TypeVar("R", bound=SamplingFields)
 class Sendable(Protocol):
     """What a route sends: an `Answer`, or one that is made elsewhere and only looked at."""
 
-    def lines(self) -> AsyncGenerator[bytes]:
-        """The pieces of the stream."""
+    def source(self) -> Source:
+        """The stream."""
 
     async def whole(self) -> bytes:
         """The JSON."""
@@ -53,7 +54,7 @@ class GenerateRoute:
         self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = Reply(send, self._settings.headers_wait_s)
+        reply = Reply(scope, send, self._settings.headers_wait_s)
         answer: Sendable | None = None
 
         async def work() -> None:
@@ -64,7 +65,7 @@ class GenerateRoute:
             answer = await self._make(request, scope["kvasir.request_id"])
             self._log(request, scope["kvasir.request_id"])
             if request.stream:
-                await reply.stream(answer.lines())
+                await reply.stream(answer.source())
             else:
                 await reply.json(await answer.whole())
 

@@ -36,6 +36,37 @@ def bind(host: str, port: int, uds: str | None) -> socket.socket:
         raise ConfigError(f"cannot listen on {place}: {e.strerror}. Choose another --port, --host or --uds.") from None
 
 
+def bind_many(host: str, port: int, uds: str | None, count: int) -> list[socket.socket]:
+    """One listening place for each of `count` processes, at one address; the kernel shares connections out evenly.
+
+    They stay open here, so that what waits in the place of a process that died is there for the one after it. A Unix
+    socket cannot be divided: all processes listen on the same one.
+
+    Raises:
+        ConfigError: the address is taken or not ours.
+    """
+    first = bind(host, port, uds)
+    if uds or count == 1:
+        return [first] * count
+    # Bound once in the ordinary way: with the option set on both sides, a second server would share our port unseen.
+    host, port = first.getsockname()[:2]
+    first.close()
+    places: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            place = socket.socket(first.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            places.append(place)
+            place.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            place.bind((host, port))
+    except OSError as e:
+        for place in places:
+            place.close()
+        raise ConfigError(f"cannot listen on {host}:{port} {count} times: {e.strerror}.") from None
+    return places
+
+
 def _bind_unix(path: str) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode) and not _somebody_listens(path):

@@ -1,9 +1,15 @@
-"""uvicorn's HTTP protocol with bounds of its own: bytes and time of a head, time of a stuck write, connections."""
+"""uvicorn's HTTP protocol with bounds of its own: bytes and time of a head, time of a stuck write, connections. It also
+offers direct writes.
+"""
 
 import asyncio
 import resource
+from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from kvasir.entrypoints.http.direct import EXTENSION
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 128
@@ -63,7 +69,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        super().on_headers_complete()
+        super().on_headers_complete()  # makes the task that answers; it has not run yet
+        if self.scope["method"] != "HEAD":  # answers to it have no body
+            writer: Any = _ChunkWriter(self.transport, self.flow)
+            self.scope.setdefault("extensions", {})[EXTENSION] = writer
 
     def _count(self, num_bytes: int) -> None:
         self._head_bytes += num_bytes
@@ -91,3 +100,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._head_timer = self._write_timer = None
+
+
+class _ChunkWriter:
+    """A DirectWriter: bodies without a length are sent in HTTP chunks, whose frame it adds."""
+
+    __slots__ = ("_flow", "_transport", "_write")
+
+    def __init__(self, transport: asyncio.Transport, flow: FlowControl):
+        self._transport = transport
+        self._flow = flow
+        self._write = transport.write
+
+    def is_ready(self) -> bool:
+        return not self._flow.write_paused and not self._transport.is_closing()
+
+    def write(self, piece: bytes) -> None:
+        self._write(b"%x\r\n%b\r\n" % (len(piece), piece))

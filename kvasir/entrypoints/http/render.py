@@ -10,38 +10,38 @@ from kvasir.messages import Logprob
 PromptLogprobs = list[dict[str, dict[str, Any]] | None]
 
 
-class PromptTokensDetails(Struct):
+class PromptTokensDetails(Struct, gc=False):
     cached_tokens: int
 
 
-class UsageBody(Struct):
+class UsageBody(Struct, gc=False):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
 
 
-class ChatTop(Struct):
+class ChatTop(Struct, gc=False):
     token: str
     logprob: float | None
     bytes: list[int]
 
 
-class ChatToken(ChatTop):
+class ChatToken(ChatTop, gc=False):
     top_logprobs: list[ChatTop]
 
 
-class ChatLogprobs(Struct):
+class ChatLogprobs(Struct, gc=False):
     content: list[ChatToken]
     refusal: None = None
 
 
-class FunctionPiece(Struct):
+class FunctionPiece(Struct, gc=False):
     name: str | UnsetType
     arguments: str
 
 
-class CallPiece(Struct):
+class CallPiece(Struct, gc=False):
     """A fragment of a call; the first one says whose it is."""
 
     index: int
@@ -61,7 +61,7 @@ class CallBody(Struct):
     function: FunctionBody
 
 
-class ChatDelta(Struct):
+class ChatDelta(Struct, gc=False):
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
@@ -80,7 +80,7 @@ class ChatMessageOut(Struct):
     tool_calls: list[CallBody] | UnsetType = UNSET
 
 
-class ChatChunkChoice(Struct):
+class ChatChunkChoice(Struct, gc=False):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
@@ -98,14 +98,14 @@ class ChatChoice(Struct):
     token_ids: list[int] | UnsetType = UNSET
 
 
-class CompletionLogprobs(Struct):
+class CompletionLogprobs(Struct, gc=False):
     text_offset: list[int]
     token_logprobs: list[float | None]
     tokens: list[str]
     top_logprobs: list[dict[str, float | None] | None]
 
 
-class CompletionChoice(Struct):
+class CompletionChoice(Struct, gc=False):
     """The same for chunks and whole answers."""
 
     index: int
@@ -133,6 +133,7 @@ class Shape(Protocol):
     object_name: str
     chunk_object_name: str
     id_prefix: str
+    says_text_only: bool  # the chunk of a plain delta holds nothing of it but its text
 
     def opening(self, index: int) -> Any | None:
         """The first chunk of a choice, where the format has one."""
@@ -155,6 +156,7 @@ class ChatShape:
     def __init__(self, role: str, return_token_ids: bool, echo: str = ""):
         self._role = role
         self._return_token_ids = return_token_ids
+        self.says_text_only = not return_token_ids
         self._echo = echo
 
     def opening(self, index: int) -> ChatChunkChoice:
@@ -208,6 +210,7 @@ class CompletionShape:
 
     def __init__(self, return_token_ids: bool):
         self._return_token_ids = return_token_ids
+        self.says_text_only = not return_token_ids
 
     def opening(self, index: int) -> None:
         return None

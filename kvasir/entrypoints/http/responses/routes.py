@@ -26,14 +26,14 @@ class RetrieveRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        reply = Reply(send, self._headers_wait_s)
+        reply = Reply(scope, send, self._headers_wait_s)
         try:
             record = self._store.get(request.path_params["response_id"])
             if request.query_params.get("stream", "").lower() in ("true", "1"):
                 after = _number(request, "starting_after", -1, low=-1)
                 if record.log is None:
                     raise UserError("only responses made with background=true can be streamed again.", param="stream")
-                await self._inflight.run(receive, reply.stream(record.log.read(after)))
+                await self._inflight.run(receive, reply.stream(record.log.reader(after)))
             else:
                 await reply.json(record.body)
         except ClientGone:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
 from typing import Any
 
 from kvasir.entrypoints.http.answer import Answer
@@ -24,6 +23,7 @@ from kvasir.entrypoints.http.responses.translate import (
 )
 from kvasir.entrypoints.http.schema import ChatMessage
 from kvasir.entrypoints.http.serving import Chat, Serving
+from kvasir.entrypoints.http.source import Source, pieces
 from kvasir.errors import UserError
 
 
@@ -33,9 +33,9 @@ class Background:
     def __init__(self, record: Record):
         self._record = record
 
-    def lines(self) -> AsyncGenerator[bytes]:
+    def source(self) -> Source:
         assert self._record.log is not None
-        return self._record.log.read(-1)
+        return self._record.log.reader(-1)
 
     async def whole(self) -> bytes:
         return self._record.body
@@ -89,7 +89,7 @@ class Responses:
 
         async def run() -> None:
             try:
-                async for piece in answer.lines():
+                async for piece in pieces(answer.source()):
                     log.append(piece)
             except asyncio.CancelledError:
                 fmt.cancel()

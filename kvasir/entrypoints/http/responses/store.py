@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ class EventLog:
         self._first = 0  # number of the oldest event that is kept
         self.num_bytes = 0
         self._closed = False
-        self._news = asyncio.Event()
+        self._readers: list[EventReader] = []
 
     def append(self, piece: bytes) -> None:
         """One or more whole events, numbered in order."""
@@ -42,26 +42,56 @@ class EventLog:
         self._wake()
 
     def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+        for reader in list(self._readers):
+            reader.on_news()
 
-    async def read(self, after: int) -> AsyncGenerator[bytes]:
-        """The events behind number `after` (-1: all), those to come included. A slow reader gets them in batches."""
-        at = after + 1
-        while True:
-            if at < self._first:
-                raise UserError(
-                    f"events up to number {self._first - 1} are no longer kept; ask for the response without stream.",
-                    param="starting_after",
-                )
-            batch = self._events[at - self._first :]
-            at += len(batch)
-            if batch:
-                yield b"".join(batch)
-            elif self._closed:
-                return
-            else:
-                await self._news.wait()
+    def reader(self, after: int) -> "EventReader":
+        """The events behind number `after` (-1: all), those to come included."""
+        return EventReader(self, after + 1)
+
+    def listen(self, reader: "EventReader") -> None:
+        self._readers.append(reader)
+
+    def forget(self, reader: "EventReader") -> None:
+        if reader in self._readers:
+            self._readers.remove(reader)
+
+    def since(self, at: int) -> list[bytes]:
+        """Raises UserError when the events from `at` on are not kept any more."""
+        if at < self._first:
+            raise UserError(
+                f"events up to number {self._first - 1} are no longer kept; ask for the response without stream.",
+                param="starting_after",
+            )
+        return self._events[at - self._first :]
+
+    def is_over(self, at: int) -> bool:
+        """Whether nothing comes at `at` and behind."""
+        return self._closed and at >= self._first + len(self._events)
+
+
+class EventReader:
+    """A source of events. A slow reader gets them in batches."""
+
+    def __init__(self, log: EventLog, at: int):
+        self._log = log
+        self._at = at
+        self.on_news: Callable[[], None] = lambda: None
+        self.finished = False
+
+    async def start(self, on_news: Callable[[], None]) -> None:
+        self.on_news = on_news
+        self._log.listen(self)
+        on_news()
+
+    def take(self) -> bytes:
+        batch = self._log.since(self._at)
+        self._at += len(batch)
+        self.finished = self._log.is_over(self._at)
+        return b"".join(batch)
+
+    def close(self) -> None:
+        self._log.forget(self)
 
 
 class Record:

@@ -1,0 +1,45 @@
+"""What several cores answer to one control call, as one answer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kvasir.messages.state import MAX_LISTED
+
+_SUMMED = (
+    "num_running", "num_waiting", "max_num_seqs", "max_num_batched_tokens", "max_queued_requests", "num_steps",
+    "num_step_tokens", "step_s", "num_blocks", "num_used_blocks", "num_cached_blocks",
+)  # fmt: skip
+
+
+def combine(name: str, values: Sequence[Any]) -> Any:
+    """The value itself when there is one; what nobody knows to combine stays a list."""
+    if len(values) == 1:
+        return values[0]
+    how = _HOW.get(name)
+    return list(values) if how is None else how(values)
+
+
+def _stats(values: Sequence[list[Any]]) -> list[Any]:
+    """SchedulerStats as plain lists whose last fields may be left out; all of them are sums."""
+    longest = max(map(len, values), default=0)
+    return [sum(value[i] for value in values if i < len(value)) for i in range(longest)]
+
+
+def _states(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """EngineStates: counts are sums, lists and the map of blocks follow one another."""
+    whole = dict(values[0])
+    for field in _SUMMED:
+        whole[field] = sum(value[field] for value in values)
+    for field in ("running", "waiting"):
+        whole[field] = [request for value in values for request in value[field]][:MAX_LISTED]
+    whole["block_map"] = "".join(value["block_map"] for value in values)
+    whole["epoch"] = max(value["epoch"] for value in values)
+    return whole
+
+
+_HOW: dict[str, Callable[[Sequence[Any]], Any]] = {
+    "reset_prefix_cache": all,
+    "check_integrity": lambda values: None,
+    "stats": _stats,
+    "state": _states,
+}
