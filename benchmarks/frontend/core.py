@@ -92,7 +92,7 @@ class StubCore:
         for request_id, request in self._live.items():
             by_client.setdefault(request.client_index, []).append(request_id)
         self._step_id += 1
-        return {client: self._say(request_ids) for client, request_ids in by_client.items()}
+        return {client: self._say(client, request_ids) for client, request_ids in by_client.items()}
 
     def _pace(self) -> None:
         """Late steps are made up for at once, so that the mean rate is the one asked for."""
@@ -103,10 +103,11 @@ class StubCore:
             time.sleep(self._next - now)
         self._next += self._tick_s
 
-    def _say(self, request_ids: list[str]) -> EngineCoreOutput:
+    def _say(self, client: int, request_ids: list[str]) -> EngineCoreOutput:
         ids, size = self._ids, len(self._ids)
         index = [self._done[i] for i in request_ids]
         said = EngineCoreOutput(self.epoch, self._step_id, time.time(), request_ids, index, list(repeat(1, len(index))))
+        said.client_index = client
         said.token_ids = [ids[k % size] for k in index]
         said.stats = SchedulerStats(num_running=len(index))
         for row, request_id in enumerate(request_ids):
@@ -126,4 +127,5 @@ class StubCore:
 
 
 if __name__ == "__main__":
-    sys.exit(run_core(int(sys.argv[1]), lambda frame: StubCore(CoreSettings.decode(frame))))
+    fds = int(sys.argv[1]), int(sys.argv[2])
+    sys.exit(run_core(*fds, lambda frame, heartbeat: StubCore(CoreSettings.decode(frame))))

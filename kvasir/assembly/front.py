@@ -11,11 +11,12 @@ from kvasir.assembly.facts import gather_facts
 from kvasir.assembly.pairs import RequestPairs
 from kvasir.assembly.resolve import NEUTRAL, Resolved, resolve
 from kvasir.config import EngineArgs, KvasirConfig
-from kvasir.config.hf import load_generation_config
-from kvasir.engine.async_llm import AsyncLLM
+from kvasir.config.hf import ModelShape, load_generation_config, load_model_shape
+from kvasir.engine.async_llm import AsyncLLM, admission_limits
 from kvasir.engine.client import InProcessClient, ProcessClient
 from kvasir.engine.input import InputProcessor
 from kvasir.engine.llm_engine import LLMEngine
+from kvasir.engine.remote_core import RemoteCore
 from kvasir.engine.supervised_core import SupervisedCore
 from kvasir.engine.supervisor.budget import RestartBudget
 from kvasir.engine.supervisor.incidents import Incidents
@@ -38,7 +39,7 @@ def make_llm_engine(args: EngineArgs) -> LLMEngine:
     """Everything in this process."""
     report = StartupReport.begin()
     resolved = resolve(args, usage="offline", facts=gather_facts(args))
-    tokenizer = _tokenizer(resolved)
+    tokenizer = load_tokenizer(resolved.config)
     report.mark("configuration and tokenizer")
     client = InProcessClient(make_core(resolved.config))
     report.mark(_CORE_PHASE)
@@ -46,7 +47,7 @@ def make_llm_engine(args: EngineArgs) -> LLMEngine:
     return LLMEngine(
         resolved.config,
         client,
-        _input_processor(resolved, client.ready, tokenizer),
+        _input_processor(resolved.config, resolved.shape, client.ready, tokenizer),
         tokenizer,
         default_sampling_params(resolved.config),
     )
@@ -64,16 +65,32 @@ def start_async_llm(resolved: Resolved, report: StartupReport | None = None) -> 
     """The same, once the options are settled; `report` has what was done before."""
     report = report or StartupReport()
     with starting_cores(resolved.config) as cores:
-        tokenizer = _tokenizer(resolved)
+        tokenizer = load_tokenizer(resolved.config)
         report.mark("tokenizer (the core starts meanwhile)")
         ready = wait_for_cores(cores, resolved.config, report)
     return AsyncLLM(
         resolved.config,
         cores,
         ready,
-        _input_processor(resolved, ready, tokenizer),
+        _input_processor(resolved.config, resolved.shape, ready, tokenizer),
         tokenizer,
         default_sampling_params(resolved.config),
+    )
+
+
+def make_front(
+    config: KvasirConfig, ready: Ready, core: RemoteCore, tokenizer: Tokenizer | None, count: int
+) -> AsyncLLM:
+    """The engine of one of `count` front processes; the real cores are with the hub."""
+    shape = load_model_shape(Path(config.model.model_path), config.model.hf_overrides or None)
+    return AsyncLLM(
+        config,
+        [core],
+        ready,
+        _input_processor(config, shape, ready, tokenizer, core.client_index),
+        tokenizer,
+        default_sampling_params(config),
+        admission_limits(config, config.parallel.data_parallel_size, count),
     )
 
 
@@ -136,23 +153,28 @@ def default_sampling_params(config: KvasirConfig) -> dict[str, Any]:
     return {**from_file, **config.model.override_generation_config}
 
 
-def _tokenizer(resolved: Resolved) -> Tokenizer | None:
-    model = resolved.config.model
+def load_tokenizer(config: KvasirConfig) -> Tokenizer | None:
+    """None when the options want none."""
+    model = config.model
     if model.skip_tokenizer_init:
         return None
     return get_tokenizer(model.tokenizer_path, chat_template=model.chat_template)
 
 
-def _input_processor(resolved: Resolved, ready: Ready, tokenizer: Tokenizer | None) -> InputProcessor:
+def _input_processor(
+    config: KvasirConfig, shape: ModelShape, ready: Ready, tokenizer: Tokenizer | None, index: int = 0
+) -> InputProcessor:
+    """`index`: of the front; requests without a seed must not get the same ones in each of several."""
+    seed = config.model.seed
     return InputProcessor(
         tokenizer,
         max_model_len=ready.max_model_len,
-        vocab_size=resolved.shape.vocab_size,
-        eos_token_ids=resolved.shape.eos_token_ids,
-        default_params=default_sampling_params(resolved.config),
-        max_logprobs=resolved.config.model.max_logprobs,
-        seed=resolved.config.model.seed,
-        stages=(RequestPairs(resolved.config), StructuredStage(resolved.config.structured.structured_outputs_config)),
+        vocab_size=shape.vocab_size,
+        eos_token_ids=shape.eos_token_ids,
+        default_params=default_sampling_params(config),
+        max_logprobs=config.model.max_logprobs,
+        seed=None if seed is None else seed + (index << 32),
+        stages=(RequestPairs(config), StructuredStage(config.structured.structured_outputs_config)),
     )
 
 

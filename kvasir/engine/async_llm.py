@@ -48,6 +48,7 @@ class AsyncLLM:
     Args:
         cores: each answers requests on its own; a request goes to the one that `Router` chooses, and stays there.
         input_processor: None for an engine that is given requests only, by `submit`.
+        admission: what may wait; the configuration's bounds for each core if left out.
 
     Attributes:
         is_alive: False once the last core is gone; `dead_error` then says why.
@@ -61,6 +62,7 @@ class AsyncLLM:
         input_processor: InputProcessor | None,
         tokenizer: Tokenizer | None,
         default_sampling_params: dict[str, Any] | None = None,
+        admission: AdmissionLimits | None = None,
     ):
         self.config = config
         self.cores = tuple(cores)
@@ -72,7 +74,7 @@ class AsyncLLM:
         self.dead_error: str | None = None
         self._input = input_processor
         self._slow_checks = SlowChecks()
-        self.admission = Admission(_limits(config, len(cores)))
+        self.admission = Admission(admission or admission_limits(config, len(cores)))
         self._output = OutputProcessor(tokenizer, num_cores=len(cores))
         self._router = Router(len(cores))
         self._lost: set[int] = set()  # cores that will not come back
@@ -377,10 +379,11 @@ def _left_s(deadline: float) -> float | None:
     return deadline - time.time() if deadline else None
 
 
-def _limits(config: KvasirConfig, num_cores: int) -> AdmissionLimits:
+def admission_limits(config: KvasirConfig, num_cores: int, num_fronts: int = 1) -> AdmissionLimits:
+    """Of one of several fronts, each of which may fill its share of all cores' queues."""
     scheduler = config.scheduler
     return AdmissionLimits(
-        (scheduler.max_num_seqs + scheduler.max_queued_requests) * num_cores,
-        scheduler.max_queued_tokens * num_cores,
+        -(-(scheduler.max_num_seqs + scheduler.max_queued_requests) * num_cores // num_fronts),
+        -(-scheduler.max_queued_tokens * num_cores // num_fronts),
         scheduler.max_queue_wait,
     )

@@ -23,12 +23,12 @@ class RemoteCore:
         self.is_up = False
         self.connected = asyncio.Event()
         self._connection = CoreConnection(sock)
-        self._client_index = client_index
+        self.client_index = client_index
 
     def send(self, message: EngineCoreRequest | Control) -> None:
         if self.is_up:
             if isinstance(message, EngineCoreRequest):
-                message.client_index = self._client_index
+                message.client_index = self.client_index
             self._connection.send(message)
 
     async def call(self, name: str, **args: Any) -> Any:

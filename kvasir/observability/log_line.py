@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kvasir.messages import SchedulerStats
 
@@ -51,6 +51,18 @@ class LogLine:
         self._since, self._was_quiet = now, quiet
         self._reset()
         return None if said_enough else line
+
+
+def total(stats: Sequence[SchedulerStats]) -> SchedulerStats:
+    """What several cores hold, as one."""
+    if len(stats) == 1:
+        return stats[0]
+    return SchedulerStats(
+        num_running=sum(s.num_running for s in stats),
+        num_waiting=sum(s.num_waiting for s in stats),
+        kv_blocks_total=sum(s.kv_blocks_total for s in stats),
+        kv_blocks_used=sum(s.kv_blocks_used for s in stats),
+    )
 
 
 def _quantile(samples: Iterable[float], share: float) -> str:

@@ -1,16 +1,18 @@
 """The metrics of a server, under vLLM's names with Kvasir's prefix, so that dashboards need one replacement."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kvasir.messages import RequestOutput, SchedulerStats
-from kvasir.observability.log_line import LogLine
+from kvasir.observability.core_figures import CoreFigures
+from kvasir.observability.log_line import LogLine, total
 from kvasir.observability.observer import AnswerObserver, RequestInfo
 from kvasir.observability.recent import RecentAnswer, RecentAnswers
 from kvasir.observability.timeline import Timeline, TimelineObserver, Timelines
 from kvasir.observability.tracing import TraceObserver, Tracer
-from kvasir.observability.values import Values
+from kvasir.observability.values import Values, render
 
 if TYPE_CHECKING:
     from kvasir.observability.stat_loggers import StatLoggers
@@ -43,9 +45,9 @@ _LONG_SECONDS = (
     1920,
 )
 _TOKENS = tuple(base * 10**power for power in range(6) for base in (1, 2, 5))
-_STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _ANSWERS = (1, 2, 5, 10, 20, 50, 100)
 RESTART_REASONS = ("killed", "stopped", "crashed", "device_fault", "stuck", "unreadable")
+Dump = list[dict[str, Any]]
 FINISH_REASONS = ("stop", "length", "abort", "error")
 
 
@@ -90,32 +92,20 @@ class Metrics:
         model_name: label of every sample.
         prefix: `kvasir:`, or `vllm:` for dashboards that were made for it.
         queue: asked when the figures are shown.
+        num_cores: each has its own figures; those of requests carry the first one's label.
     """
 
-    def __init__(self, model_name: str, prefix: str = "kvasir:", queue: Queue | None = None):
-        v = self._values = Values(prefix, {"model_name": model_name, "engine": "0"})
-        v.gauge("num_requests_running", "Requests in the running batch.")
-        v.gauge("num_requests_waiting", "Requests waiting for a place in it.")
-        v.gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.")
-        v.counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
-        v.counter("prefix_cache_hits", "Prompt tokens found in it.")
+    def __init__(self, model_name: str, prefix: str = "kvasir:", queue: Queue | None = None, num_cores: int = 1):
+        self._made_of = model_name, prefix, None, num_cores
+        parts = [Values(prefix, {"model_name": model_name, "engine": str(i)}) for i in range(num_cores)]
+        self._cores = [CoreFigures(part) for part in parts]
+        v = self._values = parts[0]
         v.counter("prompt_tokens", "Prompt tokens of requests that were started.")
         v.counter("prompt_tokens_cached", "Those of them that came from the prefix cache.")
         v.counter("generation_tokens", "Tokens generated.")
-        v.counter("num_preemptions", "Times a running request was put back to make room.")
-        v.counter("recomputed_tokens", "Tokens computed again because their request was put back.")
         v.gauge("num_waiting_tokens", "Prompt tokens of requests that have no token out yet.")
         v.gauge("expected_queue_wait_seconds", "Time until all that wait now have their first token, at this pace.")
         v.counter("requests_refused", "Requests refused because too much waits.")
-        self._steps = v.labelled_counter(
-            "engine_steps", "phase", ("prefill", "decode"), "Engine steps, by what they did."
-        )
-        self._step_seconds = v.labelled_counter(
-            "engine_step_seconds",
-            "phase",
-            ("prefill", "decode", "schedule", "update"),
-            "Time in the worker by kind of step, and in the core before and after it.",
-        )
         v.counter("requests_hung_up", "Requests whose client went away before the end.")
         self._success = v.labelled_counter(
             "request_success", "finished_reason", FINISH_REASONS, "Answers that ended, by reason."
@@ -135,7 +125,6 @@ class Metrics:
         self._prompt = v.histogram("request_prompt_tokens", _TOKENS, "Prompt tokens of an answer.")
         self._generation = v.histogram("request_generation_tokens", _TOKENS, "Tokens of an answer.")
         self._n = v.histogram("request_params_n", _ANSWERS, "Answers asked for by a request.")
-        self._step_tokens = v.histogram("iteration_tokens_total", _STEP_TOKENS, "Tokens computed in one engine step.")
         self._queue_time = v.histogram("request_queue_time_seconds", _LONG_SECONDS, "Arrival to being placed.")
         self._prefill = v.histogram("request_prefill_time_seconds", _LONG_SECONDS, "Being placed to first token.")
         self._inference = v.histogram("request_inference_time_seconds", _LONG_SECONDS, "Being placed to last token.")
@@ -154,31 +143,12 @@ class Metrics:
         """Once a step."""
         if self.stat_loggers is not None:
             self.stat_loggers.on_scheduler_stats(stats)
-        gauges, counters = self._values.gauges, self._values.counters
-        gauges["num_requests_running"] = stats.num_running
-        gauges["num_requests_waiting"] = stats.num_waiting
-        usage = stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0
-        gauges["kv_cache_usage_perc"] = usage
-        counters["prefix_cache_queries"] += stats.prefix_queries
-        counters["prefix_cache_hits"] += stats.prefix_hits
-        counters["num_preemptions"] += stats.num_preempted
-        counters["recomputed_tokens"] += stats.num_recomputed_tokens
-        self._on_steps(stats)
-        self.line.stats = stats
+        self._cores[core].on_stats(stats)
+        self.line.stats = total([figures.latest for figures in self._cores])
         self.line.num_preempted += stats.num_preempted
         self.line.num_recomputed += stats.num_recomputed_tokens
         self.line.prefix_queries += stats.prefix_queries
         self.line.prefix_hits += stats.prefix_hits
-
-    def _on_steps(self, stats: SchedulerStats) -> None:
-        """A report may cover several steps; each then counts as one of their mean size."""
-        steps = stats.num_prefill_steps + stats.num_decode_steps
-        if steps:
-            self._step_tokens.observe(stats.num_scheduled_tokens / steps, steps)
-        self._steps["prefill"] += stats.num_prefill_steps
-        self._steps["decode"] += stats.num_decode_steps
-        for phase in ("prefill", "decode", "schedule", "update"):
-            self._step_seconds[phase] += getattr(stats, f"{phase}_s")
 
     def watch(self, info: RequestInfo) -> list[AnswerObserver]:
         """Those who look on while the prompt of `info` is answered, in the order in which they are told."""
@@ -254,17 +224,43 @@ class Metrics:
         """Answers that ended early: their client left, their time was up, or they failed."""
         self._success[reason] += num_answers
 
-    def totals(self) -> dict[str, float]:
-        """Every counter without labels, since the server's start."""
-        return dict(self._values.counters)
+    def totals(self, others: Sequence[Dump] = ()) -> dict[str, float]:
+        """Every counter without labels, since the server's start; `others` as in `render`."""
+        sums: dict[str, float] = {}
+        for part in (*self.dump(), *(part for dump in others for part in dump)):
+            for name, value in part["counters"].items():
+                sums[name] = sums.get(name, 0.0) + value
+        return sums
 
-    def render(self) -> bytes:
-        """Prometheus text."""
+    def dump(self) -> Dump:
+        """All figures as plain data, one part a core, for a process that shows them with its own."""
+        self._ask_queue()
+        return [figures.values.dump() for figures in self._cores]
+
+    def empty_copy(self) -> "Metrics":
+        """The same figures, all of them nothing."""
+        return Metrics(*self._made_of)
+
+    def add(self, dump: Dump) -> None:
+        """Adds what another process dumped."""
+        for figures, part in zip(self._cores, dump, strict=True):
+            figures.values.add(part)
+
+    def render(self, others: Sequence[Dump] = ()) -> bytes:
+        """Prometheus text, of this process and of those that gave `others`."""
+        if not others:
+            self._ask_queue()
+            return render([figures.values for figures in self._cores])
+        whole = self.empty_copy()
+        for dump in (self.dump(), *others):
+            whole.add(dump)
+        return render([figures.values for figures in whole._cores])
+
+    def _ask_queue(self) -> None:
         if self._queue is not None:
             self._values.gauges["num_waiting_tokens"] = self._queue.num_waiting_tokens
             self._values.gauges["expected_queue_wait_seconds"] = self._queue.expected_wait_s()
             self._values.counters["requests_refused"] = self._queue.num_refused
-        return self._values.render()
 
 
 class _Seen:

@@ -46,8 +46,6 @@ class Values:
         self.counters: dict[str, float] = {}
         self.labelled: dict[str, tuple[str, dict[str, float]]] = {}
         self.histograms: dict[str, Histogram] = {}
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)  # type: ignore[arg-type]
 
     def gauge(self, name: str, help: str) -> None:
         self._help[name], self.gauges[name] = help, 0.0
@@ -87,15 +85,19 @@ class Values:
             yield family
 
     def dump(self) -> dict[str, Any]:
-        """What adds up over processes, as plain data: all but the gauges, which one process alone sets."""
+        """All of it as plain data."""
         return {
+            "gauges": dict(self.gauges),
             "counters": dict(self.counters),
             "labelled": {name: dict(by_value) for name, (_, by_value) in self.labelled.items()},
             "histograms": {name: [list(h.counts), h.total] for name, h in self.histograms.items()},
         }
 
     def add(self, dump: dict[str, Any]) -> None:
-        """Adds another process's dump."""
+        """Adds another process's dump. Gauges are summed as well, but for times, of which the longest stays."""
+        for name, value in dump["gauges"].items():
+            known = self.gauges[name]
+            self.gauges[name] = max(known, value) if name.endswith("_seconds") else known + value
         for name, value in dump["counters"].items():
             self.counters[name] += value
         for name, values in dump["labelled"].items():
@@ -107,5 +109,26 @@ class Values:
             histogram.counts = [a + b for a, b in zip(histogram.counts, counts, strict=True)]
             histogram.total += total
 
-    def render(self) -> bytes:
-        return generate_latest(self._registry)
+
+class _Joined:
+    """Several sets as one: samples of one name stand together, as the format wants it."""
+
+    def __init__(self, parts: Sequence[Values]):
+        self._parts = parts
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for part in self._parts:
+            for family in part.collect():
+                if family.name in families:
+                    families[family.name].samples.extend(family.samples)
+                else:
+                    families[family.name] = family
+        yield from families.values()
+
+
+def render(parts: Sequence[Values]) -> bytes:
+    """Prometheus text."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Joined(parts))  # type: ignore[arg-type]
+    return generate_latest(registry)

@@ -147,6 +147,7 @@ class FakeEngine:
                 served_model_name=self.served_model_name, max_model_len=self.max_model_len, max_logprobs=20
             ),
             scheduler=SimpleNamespace(max_num_seqs=self.max_num_seqs, scheduling_policy="priority"),
+            parallel=SimpleNamespace(data_parallel_size=1),
             observability=SimpleNamespace(
                 disable_log_stats=False,
                 log_stats_interval_s=10.0,

@@ -20,6 +20,7 @@ from kvasir.entrypoints.http.guard.gate import Gate, gate_settings
 from kvasir.entrypoints.http.guard.middleware import GuardMiddleware
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.middleware import RequestIdMiddleware
+from kvasir.entrypoints.http.peers import Peers
 from kvasir.entrypoints.http.pooling import pooling_routes
 from kvasir.entrypoints.http.responses.app import responses_routes
 from kvasir.entrypoints.http.responses.store import ResponseStore
@@ -39,8 +40,13 @@ if TYPE_CHECKING:
     from kvasir.engine.async_llm import AsyncLLM
 
 
-def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metrics: Metrics | None = None) -> Starlette:
-    """The app of a server with one model.
+def build_app(
+    engine: "AsyncLLM",
+    settings: ServerSettings | None = None,
+    metrics: Metrics | None = None,
+    peers: Peers | None = None,
+) -> Starlette:
+    """The app of a server with one model. `peers`: of the other processes, where several answer as one.
 
     Raises:
         ConfigError: the keys or the folder of batches cannot be read.
@@ -49,10 +55,9 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
     gate = make_gate(settings)
     serving = Serving(engine, settings, metrics)
     inflight = Inflight(lambda: engine.check_room(deadline=current_caller().deadline))
-    system = SystemRoutes(serving, inflight, metrics)
-    batches, workers = batch_routes(
-        OneModel(serving), settings, inflight, engine.config.scheduler.max_num_seqs, gate.account_named
-    )
+    system = SystemRoutes(serving, inflight, metrics, peers)
+    capacity = engine.config.scheduler.max_num_seqs * engine.config.parallel.data_parallel_size
+    batches, workers = batch_routes(OneModel(serving), settings, inflight, capacity, gate.account_named)
     routes = [
         *batches,
         *model_routes(serving, settings, inflight, metrics),
@@ -64,7 +69,7 @@ def build_app(engine: "AsyncLLM", settings: ServerSettings | None = None, metric
         Route("/version", system.version),
         Route("/metrics", system.metrics),
         Route("/load", system.load),
-        Route(PATH, EngineStateRoute(serving, inflight, metrics).show),
+        Route(PATH, EngineStateRoute(serving, inflight, metrics, peers).show),
         Route("/v1/requests/{request_id}/timeline", system.timeline),
         Route("/openapi.json", system.openapi),
         *AdminRoutes(engine, inflight, gate).routes(),

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from kvasir import __version__
 from kvasir.entrypoints.http.inflight import Inflight
+from kvasir.entrypoints.http.peers import Peers
 from kvasir.entrypoints.http.serving import Serving
 from kvasir.errors import KvasirError
 from kvasir.observability import Metrics
@@ -27,14 +28,16 @@ _CORE_WAIT_S = 5.0
 class EngineStateRoute:
     """What the front knows (totals, recent answers), and what the core says of itself when it can be asked."""
 
-    def __init__(self, serving: Serving, inflight: Inflight, metrics: Metrics | None):
+    def __init__(self, serving: Serving, inflight: Inflight, metrics: Metrics | None, peers: Peers | None = None):
         self._serving = serving
         self._inflight = inflight
         self._metrics = metrics
+        self._peers = peers
         self._asked: tuple[float, asyncio.Future[dict[str, Any]]] | None = None
 
     async def show(self, request: Request) -> Response:
         metrics = self._metrics
+        others = [] if self._peers is None else await self._peers.figures()
         body = {
             "object": "engine.state",
             "time": time.time(),
@@ -43,7 +46,7 @@ class EngineStateRoute:
             "max_model_len": self._serving.limits.max_model_len,
             "server_load": len(self._inflight),
             "draining": self._inflight.draining,
-            "totals": {} if metrics is None else metrics.totals(),
+            "totals": {} if metrics is None else metrics.totals(others),
             "recent": [] if metrics is None else metrics.recent.list(),
             **await self._core(),
         }

@@ -16,6 +16,7 @@ from kvasir.entrypoints.http.errors import ClientGone, error_response, log_unexp
 from kvasir.entrypoints.http.guard.caller import current_caller
 from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.openapi import openapi
+from kvasir.entrypoints.http.peers import Peers
 from kvasir.entrypoints.http.prompts import RenderedPrompt
 from kvasir.entrypoints.http.refusals import check_refusals
 from kvasir.entrypoints.http.schema import (
@@ -134,8 +135,9 @@ def timeline_response(request: Request, metrics: Sequence[Metrics]) -> Response:
 class SystemRoutes:
     """What operators ask: is it up, what does it serve, how busy is it."""
 
-    def __init__(self, serving: Serving, inflight: Inflight, metrics: Metrics | None):
+    def __init__(self, serving: Serving, inflight: Inflight, metrics: Metrics | None, peers: Peers | None = None):
         self._metrics = metrics
+        self._peers = peers
         self._serving = serving
         self._inflight = inflight
         self._created = int(time.time())
@@ -169,7 +171,8 @@ class SystemRoutes:
         return timeline_response(request, [] if self._metrics is None else [self._metrics])
 
     async def metrics(self, request: Request) -> Response:
-        body = b"" if self._metrics is None else self._metrics.render()
+        others = [] if self._peers is None else await self._peers.figures()
+        body = b"" if self._metrics is None else self._metrics.render(others)
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def models(self, request: Request) -> Response:

@@ -25,6 +25,9 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     check_parsers(server_args.tool_call_parser, server_args.reasoning_parser)
     load_ring(server_args.api_keys(), server_args.admin_api_key, server_args.api_keys_file)
     tls = make_tls(server_args)
+    if server_args.api_server_count > 1:  # each process reads keys and certificates again; they are known to be good
+        signal.signal(signal.SIGTERM, _stop_starting)
+        return import_module("kvasir.entrypoints.http.head").run_head(engine_args, server_args)
     if server_args.batch_dir is not None and "scheduling_policy" not in engine_args.given:
         engine_args.scheduling_policy = "priority"  # so that lines of batches wait for interactive requests
     if server_args.model_dir is not None or server_args.models_config is not None:

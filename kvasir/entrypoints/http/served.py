@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from kvasir.entrypoints.http.peers import Peers
 from kvasir.errors import KvasirError
 from kvasir.observability import Metrics, StatLoggers, make_tracer
 
@@ -49,7 +50,8 @@ def make_metrics(engine: "AsyncLLM") -> Metrics:
         ConfigError: traces are asked for and OpenTelemetry is not installed.
     """
     settings, name = engine.config.observability, engine.config.model.served_model_name[0]
-    metrics = Metrics(name, settings.metrics_prefix + ":", engine.admission)
+    num_cores = engine.config.parallel.data_parallel_size
+    metrics = Metrics(name, settings.metrics_prefix + ":", engine.admission, num_cores)
     metrics.tracer = make_tracer(settings.otlp_traces_endpoint, name)
     plugins = StatLoggers(name)
     metrics.stat_loggers = plugins if len(plugins) else None
@@ -92,3 +94,16 @@ class ServedEngine:
         if self.metrics.tracer is not None:
             self.metrics.tracer.close()
         self._engine.shutdown(timeout_s)
+
+
+class ServedFront(ServedEngine):
+    """The same by one of several processes: the one that holds the engine is told our figures, and writes the log."""
+
+    def __init__(self, engine: "AsyncLLM"):
+        super().__init__(engine)
+        self.log_interval_s = 0.0
+        self.peers = Peers(engine.cores[0], self.metrics)
+
+    async def look(self) -> None:
+        await super().look()
+        self.peers.report()

@@ -12,13 +12,14 @@ import uvicorn
 from starlette.applications import Starlette
 
 from kvasir.config.batch import BatchConfig
+from kvasir.entrypoints.http.announce import announce
 from kvasir.entrypoints.http.app import build_app
 from kvasir.entrypoints.http.engine_state import NoPollingInAccessLog
 from kvasir.entrypoints.http.guard.gate import Gate
 from kvasir.entrypoints.http.inflight import Inflight
-from kvasir.entrypoints.http.listener import BACKLOG, address, close, is_public
+from kvasir.entrypoints.http.listener import BACKLOG, close
 from kvasir.entrypoints.http.protocol import BoundedHttpProtocol
-from kvasir.entrypoints.http.served import Served, ServedEngine
+from kvasir.entrypoints.http.served import Served, ServedEngine, ServedFront
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.entrypoints.http.tls import CHECK_EVERY_S, Tls
 from kvasir.logger import get_logger
@@ -74,17 +75,39 @@ def server_of(
     return Server(served, build_app(engine, settings, served.metrics), sock, args, tls)
 
 
-class Server:
-    """One listening server: accept, answer, drain, stop."""
+def front_of(
+    engine: "AsyncLLM", settings: ServerSettings, place: socket.socket, args: "ServerArgs", tls: Tls | None = None
+) -> "Server":
+    """One of several processes that are one server; the engine is the one of all."""
+    served = ServedFront(engine)
+    app = build_app(engine, settings, served.metrics, served.peers)
+    return Server(served, app, place, args, tls, owns_place=False)
 
-    def __init__(self, served: Served, app: Starlette, sock: socket.socket, args: "ServerArgs", tls: Tls | None = None):
+
+class Server:
+    """One listening server: accept, answer, drain, stop.
+
+    Args:
+        owns_place: False where `sock` is another process's, who says where it is and closes it.
+    """
+
+    def __init__(
+        self,
+        served: Served,
+        app: Starlette,
+        sock: socket.socket,
+        args: "ServerArgs",
+        tls: Tls | None = None,
+        *,
+        owns_place: bool = True,
+    ):
         self._served = served
         self._app = app
-        self._offers = "a page at /, OpenAI API under /v1" if not args.disable_web else "OpenAI API under /v1"
+        self._has_page = not args.disable_web
         self._gate: Gate = app.state.gate
+        self._owns_place = owns_place
         self._tls = tls
         self._sock = sock
-        self._address = address(sock, tls is not None)
         self._shutdown_timeout = args.shutdown_timeout
         self._uvicorn = _Uvicorn(_uvicorn_config(self._app, args, tls))
         self._signals = 0
@@ -115,7 +138,8 @@ class Server:
             died = not self._served.is_alive
             for task in (*helpers, stopping):
                 task.cancel()
-            close(self._sock)
+            if self._owns_place:
+                close(self._sock)
             await self._gate.close()
             self._served.shutdown(_ABORT_GRACE_S if self._hurry.is_set() else _CORE_GRACE_S)
         logger.info("stopped")
@@ -160,10 +184,15 @@ class Server:
     async def _announce(self) -> None:
         while not self._uvicorn.started:
             await asyncio.sleep(0.005)
-        names = ", ".join(self._served.names)
-        logger.info("serving %s on %s (%s)", names, self._address, self._offers)
-        if self._gate.is_open and is_public(self._sock):
-            logger.warning("no API key is set and others can reach %s: anybody may use the model", self._address)
+        if not self._owns_place:
+            return
+        announce(
+            self._served.names,
+            self._sock,
+            has_tls=self._tls is not None,
+            has_page=self._has_page,
+            has_keys=not self._gate.is_open,
+        )
 
     async def _watch_engine(self) -> None:
         """A server without an engine must not linger: ended with an exit code, it gets restarted."""

@@ -60,6 +60,7 @@ def run_router(engine_args: "EngineArgs", server_args: "ServerArgs", tls: Tls | 
     observability = engine_args.section(ObservabilityConfig)
     settings = settings_of(server_args, observability.enable_log_requests)
     places = engine_args.max_num_seqs if isinstance(engine_args.max_num_seqs, int) else _BATCH_PLACES
+    places *= engine_args.data_parallel_size
     sock = bind(server_args.host, server_args.port, server_args.uds)
     try:
         pool, app = build_router(catalog, EngineStarter(), bounds, settings, places)

@@ -59,11 +59,15 @@ class EngineStarter:
 
 
 def _need(resolved: "Resolved", device: str, device_bytes: int) -> int:
-    """On a card, a model whose KV cache has no size of its own takes its share of the card."""
+    """On a card, a model whose KV cache has no size of its own takes its share of the card.
+
+    Several engine cores share a CPU's memory; of cards each has its own, and the bound is of one.
+    """
     cache = resolved.config.cache
     if cache.kv_cache_memory is None:
         return int(device_bytes * cache.gpu_memory_utilization)
-    return _weight_bytes(resolved) + cache.kv_cache_memory + _PROCESS_BYTES[device]
+    num_here = resolved.config.parallel.data_parallel_size if device == "cpu" else 1
+    return num_here * (_weight_bytes(resolved) + cache.kv_cache_memory + _PROCESS_BYTES[device])
 
 
 def _weight_bytes(resolved: "Resolved") -> int:

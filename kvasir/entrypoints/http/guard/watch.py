@@ -23,7 +23,8 @@ class AccountWatch:
             self._started = True
             prompt = len(output.prompt_token_ids)
             self._account.charge(Counts(prompt_tokens=prompt, cached_tokens=output.num_cached_tokens))
-        self._tokens += sum(len(answer.token_ids) for answer in output.outputs)
+        for answer in output.outputs:
+            self._tokens += len(answer.token_ids)
         if self._tokens >= _CHARGE_EVERY:
             self._charge()
 
