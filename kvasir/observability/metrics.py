@@ -285,6 +285,7 @@ class RequestObserver:
     """
 
     __slots__ = ("_answers", "_arrival", "_metrics", "_n", "_num_finished", "_prompt_tokens")
+    hears_outputs = True
 
     def __init__(self, metrics: Metrics, n: int):
         self._metrics = metrics
@@ -351,6 +352,7 @@ class _Phases:
     """Observes how long a request was in each phase, once it is over; comes after the observer of its timeline."""
 
     __slots__ = ("_metrics", "_timeline")
+    hears_outputs = False
 
     def __init__(self, metrics: Metrics, timeline: Timeline):
         self._metrics, self._timeline = metrics, timeline

@@ -29,7 +29,13 @@ class RequestInfo:
 
 
 class AnswerObserver(Protocol):
-    """Looks on while the answers to one prompt are made."""
+    """Looks on while the answers to one prompt are made.
+
+    Attributes:
+        hears_outputs: False leaves `on_output` out, which is called for every piece of every stream.
+    """
+
+    hears_outputs: bool
 
     def on_output(self, output: RequestOutput, n: int) -> None:
         """A DELTA output; `n` answers were asked for."""

@@ -139,6 +139,7 @@ class TimelineObserver:
     """Fills in what the answers themselves tell."""
 
     __slots__ = ("_left", "timeline")
+    hears_outputs = True
 
     def __init__(self, timeline: Timeline):
         self.timeline = timeline

@@ -89,6 +89,7 @@ class TraceObserver:
     """Hands a timeline over once it is complete; comes after the observer that fills it."""
 
     __slots__ = ("_timeline", "_tracer")
+    hears_outputs = False
 
     def __init__(self, tracer: Tracer, timeline: Timeline):
         self._tracer, self._timeline = tracer, timeline

@@ -153,6 +153,7 @@ class DeltaStream:
         self._token_text = token_text
         self._metrics = metrics
         self._observers: list[list[AnswerObserver]] = []
+        self._hearers: list[list[Callable[[RequestOutput, int], None]]] = []
         self._end_reason = "abort"  # of what has not finished when the stream is closed
         self._structure = structure
         self._collectors: list[RequestOutputCollector | None] = []  # None: all of it was taken
@@ -178,6 +179,7 @@ class DeltaStream:
         """
         caller = current_caller()
         self._observers = [self._watchers(job, caller) for job in self._jobs]
+        self._hearers = [[o.on_output for o in observers if o.hears_outputs] for observers in self._observers]
         try:
             for job in self._jobs:
                 await self._queue(job, caller, on_news, kind)
@@ -257,8 +259,8 @@ class DeltaStream:
         if rest is not None:
             for out in rest.outputs:
                 out.finish_reason = None
-            for observer in self._observers[i]:
-                observer.on_output(rest, self._n)
+            for hear in self._hearers[i]:
+                hear(rest, self._n)
 
     def _read(self, i: int, output: RequestOutput, deltas: list[Delta]) -> None:
         if output.error is not None:
@@ -267,8 +269,8 @@ class DeltaStream:
             raise RequestFailedError(f"the request failed in the engine: {output.error}")
         if output.prompt_logprobs is not None and self._prompt_logprobs[i] is None:
             self._prompt_logprobs[i] = output.prompt_logprobs
-        for observer in self._observers[i]:
-            observer.on_output(output, self._n)
+        for hear in self._hearers[i]:
+            hear(output, self._n)
         for out in output.outputs:
             index = i * self._n + out.index
             choice = self._choices[index]

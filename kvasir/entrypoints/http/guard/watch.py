@@ -12,6 +12,7 @@ class AccountWatch:
     """Charges one prompt and its answers to the caller."""
 
     __slots__ = ("_account", "_started", "_tokens")
+    hears_outputs = True
 
     def __init__(self, caller: Caller):
         self._account = caller.account
