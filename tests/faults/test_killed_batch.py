@@ -78,8 +78,10 @@ def test_a_batch_goes_on_after_its_server_was_ended(tmp_path: Path, signum: int)
         assert row["response"]["body"]["usage"]["completion_tokens"] == 2 + number % 5
 
 
-def test_a_killed_core_costs_a_batch_nothing(tmp_path: Path) -> None:
-    with process("--batch-dir", str(tmp_path), "--max-core-restarts", "3") as (url, server):
+@pytest.mark.parametrize("num_cores", ["1", "2"])
+def test_a_killed_core_costs_a_batch_nothing(tmp_path: Path, num_cores: str) -> None:
+    flags = ("--max-core-restarts", "3", "--data-parallel-size", num_cores)
+    with process("--batch-dir", str(tmp_path), *flags) as (url, server):
         client = client_of(url)
         file = client.files.create(file=("in.jsonl", lines().encode()), purpose="batch")
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")

@@ -1,5 +1,6 @@
 """`kvasir serve --model-dir` as a process, on real engines: the bundled model, its draft sibling and two tiny ones."""
 
+import json
 import os
 import signal
 import threading
@@ -136,3 +137,18 @@ def test_sigterm_while_a_model_loads(folder: Path) -> None:
         while any(Path(f"/proc/{core}").exists() for core in started):  # they find that nobody wants them any more
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_a_model_of_two_cores_comes_and_goes_whole(folder: Path) -> None:
+    with process("--model-dir", str(folder), *FLAGS, "--data-parallel-size", "2", model="") as (url, popen):
+        body = {"model": "tiny/qwen3", "prompt": "Hello", "max_tokens": 8, "ignore_eos": True}
+        texts = {
+            CLIENT.post(url + "/v1/completions", json={**body, "temperature": 0}, timeout=60).text for _ in range(4)
+        }
+        assert len({json.loads(text)["choices"][0]["text"] for text in texts}) == 1
+        assert len(cores(popen.pid)) == 2
+        assert states(url)["tiny/qwen3"]["memory_bytes"] > 2 * ((384 + 16) << 20), "of both"
+        page = CLIENT.get(url + "/metrics").text
+        assert all(f'kvasir:kv_cache_usage_perc{{engine="{i}",model_name="tiny/qwen3"}}' in page for i in range(2))
+        assert CLIENT.post(url + "/admin/models/unload", json={"model": "tiny/qwen3"}, timeout=30).status_code == 200
+        assert cores(popen.pid) == [] and states(url)["tiny/qwen3"]["value"] == "unloaded"
