@@ -4,7 +4,10 @@ Anything that is not about the machine or about debugging is an option, not a va
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,22 @@ def let_waiting_threads_sleep() -> None:
     for needs: 59 chats over HTTP on two cores beside another job took 73 s spinning and 3 s sleeping.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@contextmanager
+def compiler_cache(folder: Path) -> Iterator[None]:
+    """In here torch's compiler keeps what it makes under `folder`; our own Triton kernels stay where they were."""
+    wanted = {
+        "TORCHINDUCTOR_CACHE_DIR": str(folder),
+        "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR") or os.path.expanduser("~/.triton/cache"),
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

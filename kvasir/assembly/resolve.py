@@ -25,9 +25,11 @@ from kvasir.config import (
     SchedulerConfig,
     StructuredConfig,
     SupervisionConfig,
+    compile_json,
 )
 from kvasir.config.hf import ModelShape, load_model_shape
 from kvasir.config.hub import resolve_model_path
+from kvasir.config.option import options_of
 from kvasir.errors import ConfigError
 from kvasir.logger import get_logger
 
@@ -97,7 +99,7 @@ def resolve(args: EngineArgs, *, usage: Usage = "offline", facts: Facts | None =
         attention=args.section(AttentionConfig),
         compilation=replace(
             args.section(CompilationConfig),
-            **{name: value[name] for name in ("cudagraph_mode", "cudagraph_capture_sizes", "cudagraph_mixed_sizes")},
+            **{name: value[name] for name in options_of(CompilationConfig)},
         ),
         observability=args.section(ObservabilityConfig),
         supervision=replace(
@@ -133,7 +135,15 @@ def _decide(args: EngineArgs, shape: ModelShape, facts: Facts, *, offline: bool)
         offline=offline,
         facts=facts,
     )
-    graphs = compilation.cudagraph_mode(args.cudagraph_mode, args.enforce_eager, facts)
+    details = args.compilation_config
+    level = compilation.optimization_level(
+        args.optimization_level, "optimization_level" in args.given, details, args.enforce_eager
+    )
+    asked = {
+        name: compilation.from_json(name, getattr(args, name), details, EngineArgs.options()[name].read)
+        for name in compile_json.GRAPH_FIELDS
+    }
+    graphs = compilation.cudagraph_mode(asked["cudagraph_mode"], args.enforce_eager, facts)
     queue = scheduler.max_queued_requests(args.max_queued_requests, num_seqs=seqs.value, offline=offline)
     return (
         machine.device(facts),
@@ -149,8 +159,10 @@ def _decide(args: EngineArgs, shape: ModelShape, facts: Facts, *, offline: bool)
         queue,
         scheduler.max_queued_tokens(args.max_queued_tokens, num_queued=queue.value, model_len=length.value),
         scheduler.async_scheduling(args.async_scheduling),
+        level,
+        compilation.compilation_config(details, level.value, facts),
         graphs,
-        compilation.cudagraph_capture_sizes(args.cudagraph_capture_sizes, graphs.value, seqs.value),
+        compilation.cudagraph_capture_sizes(asked["cudagraph_capture_sizes"], graphs.value, seqs.value),
         compilation.cudagraph_mixed_sizes(args.cudagraph_mixed_sizes, graphs.value, budget.value),
         machine.engine_iteration_timeout(args.engine_iteration_timeout, facts),
         memory.kv_cache_memory(

@@ -57,9 +57,15 @@ def make_worker(
             dtype=dtype, device=device, attention_backend=backend, max_model_len=config.model.max_model_len
         )
         model = build_model(shape, parts)
+        compile_it = None
+        if config.compilation.optimization_level:
+            about = {"device": platform.name, "attention": backend.name}
+            compile_it = _compiler(config, model, device, lambda code: config.compute_hash(shape, code=code, **about))
         seed = config.model.seed
         return ModelLoad(
-            model, lambda: fill_model(model, shape, parts, path, load_format, seed, progress=lambda: beat(None))
+            model,
+            lambda: fill_model(model, shape, parts, path, load_format, seed, progress=lambda: beat(None)),
+            compile_it,
         )
 
     settings = WorkerSettings(
@@ -80,3 +86,27 @@ def make_worker(
         known_num_blocks=known_num_blocks,
     )
     return Worker(settings, platform, shape, select_backend, build, log=log, masks=TokenMaskProcessor(device))
+
+
+def _compiler(
+    config: KvasirConfig, model: torch.nn.Module, device: torch.device, hash_of: Callable[[str], str]
+) -> Callable[[], None]:
+    """What compiles a filled model. The compiler is imported when it is called, not before."""
+
+    def compile_it() -> None:
+        from kvasir.compilation.cache import code_hash, compile_folder
+        from kvasir.compilation.forward import CompileSettings, compile_forward
+        from kvasir.layers.attention import Attention
+
+        how = config.compilation.compilation_config
+        settings = CompileSettings(
+            backend=how["backend"],
+            opaque_ops=how["opaque_ops"],
+            passes_off=how["passes_off"],
+            inductor_options=how["inductor_options"],
+            cache=compile_folder(hash_of(code_hash(model))),
+            dump=Path(how["dump"]).expanduser() if how["dump"] else None,
+        )
+        compile_forward(model, [m for m in model.modules() if isinstance(m, Attention)], device, settings)
+
+    return compile_it

@@ -1,9 +1,10 @@
-"""Which steps are captured as CUDA graphs."""
+"""Whether a model is compiled, and which steps are captured as CUDA graphs."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from kvasir.config.option import AUTO, option
+from kvasir.config import compile_json
+from kvasir.config.option import AUTO, between, option
 
 CUDAGRAPH_MODES = ("none", "full_decode_only", "full")
 MAX_SIZE = 1 << 16
@@ -23,8 +24,26 @@ def _sizes(values: list[int]) -> str | None:
 
 @dataclass(frozen=True)
 class CompilationConfig:
-    """Which steps are captured as CUDA graphs."""
+    """Whether a model is compiled, and which steps are captured as CUDA graphs."""
 
+    optimization_level: int = option(
+        0,
+        help="0: the model runs as it is. 1: traced once, its graph mended, its ops run one after another. 2: the "
+        "graph's pieces between attention are compiled by torch's inductor. 3: as 2, and inductor times its choices. "
+        "CUDA graphs are chosen apart from this, by cudagraph_mode.",
+        short="-O",
+        check=between(0, 3),
+        affects_graph=True,
+    )
+    compilation_config: dict[str, Any] = option(
+        {},
+        help='JSON with how to compile, by vLLM\'s names: {"backend": "inductor", "custom_ops": ["none", "+linear"], '
+        '"pass_config": {"fuse_rms_norm": false}, "inductor_compile_config": {...}, "debug_dump_path": "DIR"}; also '
+        "mode, cudagraph_mode and cudagraph_capture_sizes.",
+        short="-cc",
+        check=compile_json.check,
+        affects_graph=True,
+    )
     cudagraph_mode: str = option(
         AUTO,
         help="full: steps in which every request decodes, and small mixed ones. full_decode_only: only the former. "

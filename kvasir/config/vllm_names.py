@@ -42,7 +42,7 @@ _NO_SPEC = "speculative decoding is not supported yet; leave it out, the text is
 _NO_MEDIA = "only text models are supported yet"
 _NO_OFFLOAD = "nothing is moved to host memory yet; lower max_model_len or choose a smaller model"
 _NO_POOL = "only generating models are supported yet"
-_NO_COMPILE = "there is nothing to tune there yet: graphs are chosen by the worker"
+_NO_COMPILE = "there is nothing to tune there yet: kernels and graphs are chosen by the worker"
 _BUILT_IN = "Kvasir does this by itself"
 _ONE_WAY = "Kvasir has one way of doing this"
 
@@ -113,8 +113,6 @@ _ROWS = (
     _ignored("watermark", _BUILT_IN),
     _ignored("disable_async_output_proc", _ONE_WAY, switch=True),
     # Graphs and kernels.
-    _ignored("compilation_config", _NO_COMPILE),
-    _ignored("optimization_level", _NO_COMPILE),
     _ignored("performance_mode", _NO_COMPILE),
     _ignored("max_cudagraph_capture_size", "cudagraph_capture_sizes says which sizes are captured"),
     _ignored("max_seq_len_to_capture", "a captured step serves any length"),

@@ -5,7 +5,8 @@ a machine without Triton never imports it). `native`, the reference in plain tor
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -118,9 +119,43 @@ def _decide(op: str, platform: str) -> tuple[Choice, Callable[..., Any]]:
     raise ImportError(f"op {op!r} has no importable implementation for {platform!r}: {'; '.join(refused)}")
 
 
+TRACEABLE = ("rms_norm", "add_rms_norm", "silu_and_mul", "linear", "gated_linear")
+"""Ops that a traced model may hold as one node: `torch.ops.kvasir.<op>` (`ops/library.py`)."""
+
+_opaque: frozenset[str] | None = None
+"""While a model is traced: those of TRACEABLE that stay one node each."""
+
+
 def implementation(op: str, device: torch.device) -> Callable[..., Any]:
     """The function that serves `op` for tensors on `device`."""
+    if _opaque is not None and op in TRACEABLE:
+        return _for_tracer(op, op in _opaque)
     return _decide(op, platform_of(device))[1]
+
+
+def untraced(op: str, device: torch.device) -> Callable[..., Any]:
+    """The same, whoever traces."""
+    return _decide(op, platform_of(device))[1]
+
+
+@contextmanager
+def traced_ops(opaque: Collection[str]) -> Iterator[None]:
+    """In here, ops named by `opaque` are single nodes for a tracer; the others open up into their reference."""
+    global _opaque
+    from kvasir.ops import library as library  # registers torch.ops.kvasir
+
+    before, _opaque = _opaque, frozenset(opaque)
+    try:
+        yield
+    finally:
+        _opaque = before
+
+
+def _for_tracer(op: str, is_opaque: bool) -> Callable[..., Any]:
+    if is_opaque:
+        return getattr(torch.ops.kvasir, op).default
+    module, _, function = TABLE[op]["native"][0].partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def choices(platform: str) -> list[Choice]:

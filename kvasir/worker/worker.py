@@ -60,10 +60,11 @@ MAX_MIXED_ROWS = 128
 
 @dataclass(frozen=True)
 class ModelLoad:
-    """A model whose parameters hold nothing yet, and what fills them."""
+    """A model whose parameters hold nothing yet, what fills them, and what compiles the filled model, if wanted."""
 
     model: TextModel
     fill: Callable[[], None]
+    compile: Callable[[], None] | None = None
 
 
 @dataclass
@@ -160,6 +161,9 @@ class Worker:
         self._log.mark("load weights", then=Phase.COMPILE)
         ahead.wait()
         self._log.mark("wait for kernels")
+        if load.compile is not None:
+            load.compile()
+            self._log.mark("compile")
         activations = 0 if settings.known_num_blocks else self._measure_activations()
         self._log.mark("first step and memory")
         self.memory = self._plan_memory(weights, activations, self._bytes_per_block(backend))

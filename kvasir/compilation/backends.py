@@ -1,0 +1,58 @@
+"""A piece -> a function from a list of tensors to a list of tensors, good for any number of tokens.
+
+eager     the ops one after another, without modules in between; nothing is generated
+inductor  torch's compiler: ops between matrix products become one kernel (C++ or Triton)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from kvasir import envs
+from kvasir.compilation.split import Piece
+from kvasir.ops.dispatch import TRACEABLE, untraced
+
+Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
+
+
+def eager(piece: Piece, device: torch.device) -> Run:
+    """Our ops are called directly, without torch's dispatcher in between."""
+    direct = {getattr(torch.ops.kvasir, op).default: untraced(op, device) for op in TRACEABLE}
+    module = fx.GraphModule({}, fx.Graph())
+    module.graph.output(module.graph.graph_copy(piece.module.graph, {}))
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.target in direct:
+            node.target = direct[node.target]
+    module.recompile()
+    forward = module.forward
+    return lambda inputs: forward(*inputs)
+
+
+def inductor(piece: Piece, fake_mode: FakeTensorMode, cache: Path, options: Mapping[str, Any]) -> Run:
+    """Compiles, or finds what was compiled before under `cache`.
+
+    Args:
+        options: torch._inductor.config's, by name.
+    """
+    with envs.compiler_cache(cache):
+        from torch._guards import TracingContext, tracing
+        from torch._inductor import config
+        from torch._inductor.compile_fx import compile_fx_inner
+        from torch._inductor.decomposition import select_decomp_table
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        inputs = piece.inputs()
+        with (
+            torch.no_grad(),
+            fake_mode,
+            tracing(TracingContext(fake_mode)),
+            config.patch(fx_graph_cache=True, **options),
+        ):
+            lowered = make_fx(piece.module, decomposition_table=select_decomp_table(), _allow_non_fake_inputs=True)(
+                *inputs
+            )
+            return compile_fx_inner(lowered, inputs)

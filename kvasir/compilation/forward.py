@@ -1,0 +1,140 @@
+"""A model's forward pass, compiled piece by piece around attention: trace, split, mend, compile, string together."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kvasir.compilation.backends import Run, eager, inductor
+from kvasir.compilation.passes import PassManager
+from kvasir.compilation.split import Piece, Plan, split
+from kvasir.compilation.trace import Traced, trace
+from kvasir.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class CompileSettings:
+    """How to compile.
+
+    Attributes:
+        backend: "eager" or "inductor".
+        opaque_ops: our ops that stay one node; the others open up, for the backend to fuse.
+        passes_off: passes that are switched off.
+        inductor_options: torch._inductor.config's.
+        cache: where inductor keeps what it makes; named after everything the code depends on.
+        dump: folder for the pieces' graphs as text, if wanted.
+    """
+
+    backend: str
+    opaque_ops: Sequence[str]
+    cache: Path
+    passes_off: Sequence[str] = ()
+    inductor_options: dict[str, Any] = field(default_factory=dict)
+    dump: Path | None = None
+
+
+class CompiledForward:
+    """(input_ids [T], positions [T]) -> hidden [T, E], for any T: the steps of a plan, one after the other.
+
+    Attributes:
+        num_compiled: pieces that were compiled; nothing is compiled after the constructor.
+    """
+
+    def __init__(self, plan: Plan, runs: dict[Piece, Run]):
+        self.num_compiled = len(runs)
+        self._values = [plan.constants.get(i) for i in range(plan.num_values)]
+        self._arguments = plan.arguments
+        self._result = plan.result
+        self._steps = [
+            (runs[s.work] if isinstance(s.work, Piece) else s.work, s.inputs, s.outputs, s.dead) for s in plan.steps
+        ]
+
+    def __call__(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        values: list[Any] = self._values.copy()
+        for number, tensor in zip(self._arguments, (input_ids, positions), strict=True):
+            values[number] = tensor
+        for run, inputs, outputs, dead in self._steps:
+            for number, tensor in zip(outputs, run([values[i] for i in inputs]), strict=True):
+                values[number] = tensor
+            for number in dead:
+                values[number] = None
+        return values[self._result]
+
+
+class CheckedForward:
+    """A compiled forward pass until its first call has gone well: if that fails, the model runs as it is.
+
+    Compilers may fail late, when generated code is first run.
+    """
+
+    def __init__(self, model: torch.nn.Module, compiled: CompiledForward):
+        self._model = model
+        self._compiled = compiled
+
+    def __call__(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        try:
+            hidden = self._compiled(input_ids, positions)
+        except Exception as error:
+            _give_up(error)
+            del self._model.forward  # from here on the class's own
+            return self._model.forward(input_ids, positions)
+        self._model.forward = self._compiled
+        return hidden
+
+
+def compile_forward(
+    model: torch.nn.Module, opaque_layers: Sequence[torch.nn.Module], device: torch.device, settings: CompileSettings
+) -> CompiledForward | None:
+    """Compiles `model.forward` and puts the result in its place; None, and a line in the log, if that cannot be done.
+
+    Parameters are taken as they are now: weights may be written in place later, but not replaced.
+
+    Args:
+        opaque_layers: those that read the forward context; they run as they are.
+    """
+    started = time.perf_counter()
+    try:
+        traced = trace(model, opaque_layers, settings.opaque_ops, device)
+        seconds = {"trace": time.perf_counter() - started}
+        plan = split(traced)
+        passes = PassManager(settings.opaque_ops, settings.passes_off)
+        for piece in plan.pieces:
+            passes.run(piece.module, piece.uses)
+        _dump(plan, settings.dump)
+        runs = {piece: _compiled(piece, traced, device, settings) for piece in plan.pieces}
+    except Exception as error:
+        _give_up(error)
+        return None
+    seconds["compile"] = time.perf_counter() - started - seconds["trace"]
+    compiled = CompiledForward(plan, runs)
+    model.forward = CheckedForward(model, compiled)
+    counts = ", ".join(f"{name} {count}" for name, count in passes.counts.items()) or "none"
+    logger.info(
+        "forward compiled by %s: %d steps of %d different pieces; passes: %s; traced in %.2f s, compiled in %.2f s",
+        settings.backend, len(plan.steps), len(plan.pieces), counts, seconds["trace"], seconds["compile"],
+    )  # fmt: skip
+    return compiled
+
+
+def _compiled(piece: Piece, traced: Traced, device: torch.device, settings: CompileSettings) -> Run:
+    if settings.backend == "eager":
+        return eager(piece, device)
+    return inductor(piece, traced.fake_mode, settings.cache, settings.inductor_options)
+
+
+def _dump(plan: Plan, folder: Path | None) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, piece in enumerate(plan.pieces):
+            (folder / f"piece_{i}.py").write_text(f"# used {piece.uses} times a step\n{piece.module.code}")
+
+
+def _give_up(error: Exception) -> None:
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    logger.warning("not compiled, the model runs as it is: %s: %s", type(error).__name__, first)
+    logger.debug("why the model was not compiled", exc_info=error)

@@ -1,0 +1,161 @@
+"""Compiled engines against eager ones: the same tokens and log-probabilities, whatever shapes the steps have."""
+
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvasir import LLM, SamplingParams
+from kvasir.compilation import forward as compiling
+from tests.e2e.engines import engine, random_prompts
+
+MODELS = ("llama", "qwen2", "qwen3", "mistral-swa")
+LENGTHS = [70, 3, 33, 1, 48, 9, 17]
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory) -> Iterator[Path]:
+    """One for all tests here, so that code is compiled once."""
+    folder = tmp_path_factory.mktemp("kvasir-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVASIR_CACHE_DIR", str(folder))
+        yield folder
+
+
+@contextlib.contextmanager
+def compiled_engine(model: str, **options) -> Iterator[tuple[LLM, list]]:
+    """An engine, and what was compiled for it."""
+    found: list = []
+    original = compiling.compile_forward
+
+    def note(*args):
+        found.append(original(*args))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiling, "compile_forward", note)
+        with engine(model, **options) as llm:
+            yield llm, found
+
+
+def answers(llm: LLM, seed: int = 0) -> list:
+    """Tokens and log-probabilities of prompts of all lengths, some greedy, some drawn."""
+    prompts = random_prompts(seed, LENGTHS)
+    params = [
+        SamplingParams(max_tokens=6 + i, temperature=float(i % 2), seed=i, logprobs=2, ignore_eos=True)
+        for i in range(len(prompts))
+    ]
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    return [(o.outputs[0].token_ids, [p.logprob for s in o.outputs[0].logprobs for p in s.values()]) for o in outputs]
+
+
+def check(model: str, level: int, **options) -> None:
+    """Chunked prefill beside decode, in the plain and in the overlapped loop."""
+    chunks = dict(max_num_batched_tokens=32, max_num_seqs=8)
+    with engine(model, **chunks) as llm:
+        want = answers(llm)
+    for loop in (False, True):
+        more = dict(chunks, async_scheduling=loop, optimization_level=level, **options)
+        with compiled_engine(model, **more) as (llm, found):
+            (compiled,) = found
+            assert compiled is not None and compiled.num_compiled == 3
+            got = answers(llm)
+        for (tokens, logprobs), (wanted, as_before) in zip(got, want, strict=True):
+            assert tokens == wanted
+            assert logprobs == pytest.approx(as_before, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_traced(model):
+    check(model, level=1)
+
+
+def test_compiled_by_inductor():
+    check("qwen3", level=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model, ops", itertools.product(MODELS, ("none", "all")))
+def test_compiled_by_inductor_all(model, ops):
+    check(model, level=2, compilation_config={"custom_ops": [ops]})
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor_that_tunes():
+    check("llama", level=3)
+
+
+def test_nothing_is_compiled_while_steps_of_all_sizes_run(monkeypatch):
+    from torch._inductor import compile_fx
+
+    calls = []
+    original = compile_fx.compile_fx_inner
+    monkeypatch.setattr(compile_fx, "compile_fx_inner", lambda *a, **k: calls.append(1) or original(*a, **k))
+    with compiled_engine("qwen3", optimization_level=2, max_num_batched_tokens=64, max_num_seqs=32) as (llm, found):
+        assert len(calls) == found[0].num_compiled == 3
+        for seed in range(3):
+            answers(llm, seed)
+        prompts = random_prompts(9, list(range(1, 33)))
+        llm.generate(prompts, SamplingParams(max_tokens=40, ignore_eos=True, temperature=0), use_tqdm=False)
+    assert len(calls) == 3
+
+
+def test_the_second_start_finds_what_the_first_compiled(cache: Path):
+    from torch._dynamo.utils import counters
+
+    def start(**options) -> tuple[int, int]:
+        before = {k: counters["inductor"][k] for k in ("fxgraph_cache_miss", "fxgraph_cache_hit")}
+        with compiled_engine("llama", optimization_level=2, **options):
+            pass
+        return tuple(counters["inductor"][k] - before[k] for k in before)
+
+    first = len(folders := set((cache / "compile").iterdir()))
+    assert start() == (3, 0)  # misses, hits
+    assert len(found := set((cache / "compile").iterdir()) - folders) == 1
+    assert start() == (0, 3)
+    assert start(seed=7, max_num_seqs=3) == (0, 3)  # changes no graph
+    assert set((cache / "compile").iterdir()) == folders | found
+    assert start(max_model_len=512) == (3, 0)  # another table of positions
+    assert len(set((cache / "compile").iterdir())) == first + 2
+    assert all(f.stat().st_mode & 0o077 == 0 for f in (cache / "compile").iterdir() if f in found)
+
+
+def test_a_machine_without_a_compiler_says_so_and_runs(monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(compiling.logger, "warning", lambda text, *values: lines.append(text % values))
+    monkeypatch.setattr(logging.getLogger("kvasir.compilation.forward"), "warning", compiling.logger.warning)
+
+    def no_compiler(*args):
+        raise RuntimeError("No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')\nmore")
+
+    monkeypatch.setattr(compiling, "inductor", no_compiler)
+    with engine("llama") as llm:
+        want = answers(llm)
+    with compiled_engine("llama", optimization_level=2) as (llm, found):
+        assert found == [None]
+        assert answers(llm) == want
+    (line,) = lines
+    assert line.startswith("not compiled, the model runs as it is: RuntimeError: No working C++ compiler found")
+    assert "\n" not in line
+
+
+def test_level_0_loads_no_compiler():
+    """What is not asked for costs no start."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from kvasir import LLM; LLM(sys.argv[1], max_num_seqs=2).shutdown();"
+        "print(sorted(m for m in sys.modules if m.startswith(('torch._inductor', 'kvasir.compilation.'))))"
+    )
+    from tests.fixtures import checkpoint
+
+    command = [sys.executable, "-c", code, str(checkpoint("llama"))]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=True)
+    loaded = done.stdout.splitlines()[-1]
+    assert "forward" not in loaded and "trace" not in loaded and "torch._inductor.compile_fx" not in loaded
