@@ -162,6 +162,8 @@ CHANGES = {
     "engine_compile_timeout": 9.0,
     "incident_dir": "/nowhere",
     "standby_core": True,
+    "optimization_level": 1,
+    "compilation_config": {"mode": 3},
     "disable_log_stats": True,
     "log_stats_interval_s": 5.0,
     "enable_log_requests": True,
@@ -196,6 +198,57 @@ def test_hash_by_option(folder: Path, name: str):
     before = compute_hash(folder, **fixed)
     after = compute_hash(folder, **fixed | {name: CHANGES[name]})
     assert (before != after) == EngineArgs.options()[name].affects_graph
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"backend": "eager"},
+        {"custom_ops": ["all"]},
+        {"custom_ops": ["+linear"]},
+        {"pass_config": {"fuse_rms_norm": False}},
+        {"inductor_compile_config": {"cpp.threads": 1}},
+    ],
+)
+def test_hash_by_how_it_is_compiled(folder: Path, details: dict):
+    plain = compute_hash(folder, optimization_level=2)
+    assert compute_hash(folder, optimization_level=2, compilation_config=details) != plain
+    assert compute_hash(folder, optimization_level=3) != plain
+    assert compute_hash(folder, optimization_level=2, enforce_eager=True) != plain
+    assert compute_hash(folder, optimization_level=0, compilation_config=details) == compute_hash(folder)
+
+
+def test_what_is_compiled_how(folder: Path):
+    def how(facts=CPU, **options) -> tuple[int, dict]:
+        found = resolved(folder, facts=facts, **options).compilation
+        return found.optimization_level, found.compilation_config
+
+    assert how() == how(compilation_config={"mode": 0}) == (0, {})
+    assert how(compilation_config={"mode": "VLLM_COMPILE"}) == how(optimization_level=2)
+    assert how(compilation_config={"mode": 3}, optimization_level=1) == how(optimization_level=1)
+    assert how(optimization_level=3, enforce_eager=True) == (0, {})
+    assert how(optimization_level=1)[1]["backend"] == "eager" and how(optimization_level=2)[1]["backend"] == "inductor"
+    assert how(optimization_level=2)[1]["opaque_ops"] == [] and len(how(optimization_level=1)[1]["opaque_ops"]) == 5
+    assert len(how(LARGE, optimization_level=2)[1]["opaque_ops"]) == 5
+    ops = how(LARGE, optimization_level=2, compilation_config={"custom_ops": ["none", "+linear", "+rms_norm"]})
+    assert ops[1]["opaque_ops"] == ["rms_norm", "linear"]
+    tuned = how(optimization_level=3, compilation_config={"inductor_compile_config": {"max_autotune": False, "a": 1}})
+    assert tuned[1]["inductor_options"] == {"max_autotune": False, "coordinate_descent_tuning": True, "a": 1}
+    off = how(
+        optimization_level=2, compilation_config={"pass_config": {"fuse_rms_norm": False, "fuse_silu_and_mul": True}}
+    )
+    assert off[1]["passes_off"] == ["fuse_rms_norm"]
+
+
+def test_graph_options_may_come_with_the_compilation_config(folder: Path):
+    details = {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [1, 8]}
+    found = resolved(folder, facts=LARGE, compilation_config=details).compilation
+    assert (found.cudagraph_mode, found.cudagraph_capture_sizes) == ("full_decode_only", [1, 8])
+    assert found.optimization_level == 0
+    with pytest.raises(ConfigError, match="is 'none', and 'full_decode_only' in compilation_config"):
+        resolved(folder, facts=LARGE, compilation_config=details, cudagraph_mode="none")
+    with pytest.raises(ConfigError, match="must be one of none, full_decode_only, full"):
+        resolved(folder, facts=LARGE, compilation_config={"cudagraph_mode": "PIECEWISE"})
 
 
 def test_hash_by_model_device_and_extra(folder: Path):

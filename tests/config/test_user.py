@@ -181,3 +181,43 @@ def test_api_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     assert ServerArgs(api_key=["given"]).api_keys() == ("given",)
     monkeypatch.delenv("KVASIR_API_KEY")
     assert ServerArgs().api_keys() == ()
+
+
+@pytest.mark.parametrize("words", [("-O2",), ("-O", "2"), ("--optimization-level", "2"), ("--optimization_level=2",)])
+def test_levels_on_the_command_line(words):
+    assert EngineArgs.from_cli_args(parse(*words)).optimization_level == 2
+
+
+@pytest.mark.parametrize("level", [-1, 4])
+def test_levels_that_do_not_exist(level):
+    with pytest.raises(ConfigError, match="between 0 and 3"):
+        EngineArgs(optimization_level=level)
+
+
+def test_compilation_config_on_the_command_line():
+    text = '{"mode": 3, "custom_ops": ["none", "+linear"], "pass_config": {"fuse_rms_norm": false, "enable_sp": false}}'
+    for flag in ("-cc", "--compilation-config", "--compilation_config"):
+        assert EngineArgs.from_cli_args(parse(flag, text)).compilation_config["mode"] == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"splitting_ops": []}, "no field splitting_ops: a model is split at the layers"),
+        ({"compile_sizes": [1]}, "no field compile_sizes: one compilation serves"),
+        ({"backnd": "eager"}, "did you mean backend"),
+        ({"mode": 1}, "-O0 to -O3 say more"),
+        ({"backend": "tensorrt"}, "none of eager, inductor"),
+        ({"custom_ops": ["+rope"]}, r"'\+rope' is none of"),
+        ({"custom_ops": "all"}, "it is a list"),
+        ({"pass_config": {"fuse_norm_quant": True}}, "quantized activations are not supported"),
+        ({"pass_config": {"fuse_all": True}}, "is no pass; there are fuse_rms_norm"),
+        ({"pass_config": {"fuse_rms_norm": 1}}, "true or false"),
+        ({"inductor_compile_config": 3}, "object of options"),
+        ({"debug_dump_path": 3}, "path of a folder"),
+        ("[1]", "must be a JSON object"),
+    ],
+)
+def test_a_compilation_config_that_cannot_be(value, words):
+    with pytest.raises(ConfigError, match=words):
+        EngineArgs(compilation_config=value)
