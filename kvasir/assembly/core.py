@@ -84,6 +84,7 @@ def make_core(
         epoch=epoch,
         heartbeat=heartbeat,
         masks=grammars,
+        step_times=config.observability.enable_step_times,
     )
 
 

@@ -84,6 +84,7 @@ def make_worker(
         cudagraph_decode_sizes=tuple(config.compilation.cudagraph_capture_sizes),
         cudagraph_mixed_sizes=tuple(config.compilation.cudagraph_mixed_sizes),
         known_num_blocks=known_num_blocks,
+        profile_folder=Path(config.observability.profile).expanduser() if config.observability.profile else None,
     )
     return Worker(settings, platform, shape, select_backend, build, log=log, masks=TokenMaskProcessor(device))
 

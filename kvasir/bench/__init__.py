@@ -1,6 +1,7 @@
-"""Measuring: `kvasir bench throughput | latency | serve | startup`.
+"""Measuring: `kvasir bench throughput | latency | serve | startup | kernels`.
 
-Ring: front, public API and HTTP only. Input -> output: a workload -> figures, as text and as JSON.
+Ring: front, public API and HTTP only; `worker.py` alone imports torch, to time ops. Input -> output: a workload ->
+figures, as text, JSON and a chart.
 
 Knows nothing about: anything inside the engine; `bench serve` measures any OpenAI-compatible server.
 """

@@ -18,6 +18,7 @@ def run(argv: Sequence[str]) -> int:
         "latency": (_latency, "offline: one batch, again and again"),
         "serve": (_serve, "load on any OpenAI-compatible server"),
         "startup": (_startup, "from the command to the first token"),
+        "kernels": (_kernels, "the ops alone, beside the memory's bandwidth"),
     }
     if not argv or argv[0] not in kinds:
         rows = "\n".join(f"  {name:<12s}{text}" for name, (_, text) in kinds.items())
@@ -49,6 +50,8 @@ def _throughput(argv: Sequence[str]) -> int:
         f"{found['num_prompts']} prompts in {found['duration_s']:.2f} s: {found['requests_per_s']:.2f} req/s, "
         f"{found['output_tokens_per_s']:.1f} output tok/s, {found['total_tokens_per_s']:.1f} total tok/s"
     )
+    if "step_times" in found:
+        text += f"\n{found['step_times']}"
     return _show("throughput", found, text, given)
 
 
@@ -108,7 +111,7 @@ def _serve(argv: Sequence[str]) -> int:
         given.request_rate, given.burstiness, given.max_concurrency, given.num_warmups, given.timeout, given.bench_seed
     )
     target = Target.parse(given.base_url or f"http://{given.host}:{given.port}", given.api_key)
-    bench = ServeBench(target, given.model, load, sampling)
+    bench = ServeBench(target, given.model, load, sampling, profile=given.profile)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(bench.run(asks, given.percentiles, progress=not given.no_progress))
     found["dataset"] = given.dataset
@@ -136,6 +139,7 @@ def _serve_parser() -> argparse.ArgumentParser:
     add("--percentiles", type=_percentiles, default=(50.0, 99.0), metavar="P,P", help="[50,99]")
     add("--timeout", type=float, default=600.0, metavar="S", help="Seconds after which a request has failed. [600]")
     add("--no-progress", action="store_true", help="No progress bar.")
+    add("--profile", action="store_true", help="Have the server trace the measured run (it needs --profile DIR).")
     return parser
 
 
@@ -145,16 +149,56 @@ def _startup(argv: Sequence[str]) -> int:
     parser = _parser("startup", "Start `kvasir serve` in fresh processes; other flags are handed to it.")
     parser.add_argument("--num-iters", type=int, default=3, metavar="N", help="Starts. [3]")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="Seconds a start may take. [600]")
+    parser.add_argument("--cold", action="store_true", help="Begin with an empty KVASIR_CACHE_DIR, kept for the rest.")
     given, rest = parser.parse_known_args(argv)
-    found = startup(rest, iterations=given.num_iters, timeout_s=given.timeout)
+    found = startup(rest, iterations=given.num_iters, timeout_s=given.timeout, cold=given.cold)
     text = f"{_figures('healthy s', found['healthy_s'])}\n{_figures('first token s', found['first_token_s'])}"
     return _show("startup", found, text, given)
+
+
+def _kernels(argv: Sequence[str]) -> int:
+    from kvasir.utils.cards import first_card
+
+    parser = _parser("kernels", "Time the ops through their faces, and the memory they are bound by.")
+    add = parser.add_argument
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[auto]")
+    add("--dtype", default=None, help="float32, bfloat16 or float16. [float32 on CPU, bfloat16 on a card]")
+    add("--tokens", type=int, nargs="+", default=[1, 32, 256], metavar="N", help="Tokens of a step. [1 32 256]")
+    add("--ops", nargs="+", default=[], metavar="OP", help="Only these. [all]")
+    add("--hidden-size", type=int, default=1024, metavar="N", help="[1024]")
+    add("--intermediate-size", type=int, default=3072, metavar="N", help="[3072]")
+    add("--num-heads", type=int, default=16, metavar="N", help="[16]")
+    add("--num-kv-heads", type=int, default=8, metavar="N", help="[8]")
+    add("--head-size", type=int, default=128, metavar="N", help="[128]")
+    add("--repeats", type=int, default=7, metavar="N", help="Timings, of which the median counts. [7]")
+    add("--cpu-threads", type=int, default=None, metavar="N", help="[torch's own choice]")
+    given = parser.parse_args(argv)
+    device = given.device if given.device != "auto" else ("cuda" if first_card() else "cpu")
+    from kvasir.bench.worker import Sizes, kernels
+
+    found = kernels(
+        device=device,
+        dtype=given.dtype or ("float32" if device == "cpu" else "bfloat16"),
+        tokens=given.tokens,
+        sizes=Sizes(given.hidden_size, given.intermediate_size, given.num_heads, given.num_kv_heads, given.head_size),
+        only=given.ops,
+        repeats=given.repeats,
+        threads=given.cpu_threads,
+    )
+    lines = [f"{found['device']}, {found['dtype']}: memory read at {found['bandwidth_gb_s']:.1f} GB/s"]
+    for k in found["kernels"]:
+        lines.append(
+            f"{k['op']:<18s}{k['shape']:<22s}{k['us']:10.1f} us{k['gb_s']:9.1f} GB/s{k['fraction']:8.0%}  "
+            f"{k['implementation']}" + (f", {k['gflop_s']:.0f} GFLOP/s" if k["gflop_s"] else "")
+        )
+    return _show("kernels", found, "\n".join(lines), given)
 
 
 def _parser(kind: str, description: str) -> argparse.ArgumentParser:
     parser = OptionParser(f"kvasir bench {kind}", description=description)
     parser.add_argument("--json", action="store_true", help="Print JSON in place of text.")
-    parser.add_argument("--output", metavar="FILE", help="Write the JSON to a file as well.")
+    parser.add_argument("--output", "--output-json", metavar="FILE", help="Write the JSON to a file as well.")
+    parser.add_argument("--plot", metavar="FILE.svg", help="Draw a chart into a file.")
     return parser
 
 
@@ -207,4 +251,9 @@ def _show(kind: str, found: dict[str, Any], text: str, given: argparse.Namespace
         with open(given.output, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=2)
             file.write("\n")
+    if given.plot:
+        from kvasir.bench.plot import plot_of
+
+        with open(given.plot, "w", encoding="utf-8") as file:
+            file.write(plot_of(found))
     return 0

@@ -1,12 +1,20 @@
 """`kvasir bench throughput` and `latency`: the `LLM` class, timed."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvasir.bench.stats import summary
 from kvasir.bench.workload import random_tokens
 from kvasir.config import EngineArgs
 from kvasir.errors import ConfigError
+from kvasir.messages import RequestOutput, SchedulerStats, StepPhases
+from kvasir.observability.log_line import add_to, phase_text
+
+if TYPE_CHECKING:
+    from kvasir import LLM
+
+MAX_POINTS = 200
+"""Of a chart."""
 
 
 def throughput(
@@ -33,9 +41,14 @@ def throughput(
     llm = LLM.from_engine_args(args)
     try:
         llm.generate(prompts[:1], params[:1], use_tqdm=False)  # what is made lazily is made now
-        start = time.perf_counter()
+        phases = _watch_phases(llm)
+        start, began = time.perf_counter(), time.time()
         outputs = llm.generate(prompts, params)
         duration = time.perf_counter() - start
+        step_times = phase_text(phases) if phases.num_steps else None
+        if args.profile is not None:
+            again = random_tokens(num_prompts, input_len, output_len, seed=seed + 1, vocab=vocab, spread=spread)
+            _trace(llm, [list(a.token_ids) for a in again], params)
     finally:
         llm.llm_engine.shutdown()
     prompt_tokens = sum(len(o.prompt_token_ids) for o in outputs)
@@ -50,7 +63,42 @@ def throughput(
         "requests_per_s": num_prompts / duration,
         "output_tokens_per_s": output_tokens / duration,
         "total_tokens_per_s": (prompt_tokens + output_tokens) / duration,
+        "progress": _progress(outputs, began),
+        **({"step_times": step_times} if step_times else {}),
     }
+
+
+def _progress(outputs: list[RequestOutput], began: float) -> list[tuple[float, int]]:
+    """(seconds, output tokens of the answers that had ended by then), at no more than MAX_POINTS times."""
+    ends = sorted((o.metrics.last_token_time - began, len(o.outputs[0].token_ids)) for o in outputs)
+    every, total, points = max(1, len(ends) // MAX_POINTS), 0, []
+    for i, (seconds, tokens) in enumerate(ends):
+        total += tokens
+        if i % every == 0 or i == len(ends) - 1:
+            points.append((seconds, total))
+    return points
+
+
+def _watch_phases(llm: "LLM") -> StepPhases:
+    """Sums of what the engine reports from now on, which is nothing unless --enable-step-times is given."""
+    llm.llm_engine.client.call("stats")  # what was measured so far
+    sums = StepPhases(0, 0.0, {})
+
+    def listen(stats: SchedulerStats) -> None:
+        if stats.measured is not None:
+            sums.num_steps += stats.measured.num_steps
+            sums.worker_s += stats.measured.worker_s
+            add_to(sums.phase_s, stats.measured.phase_s)
+
+    llm.llm_engine.add_stats_listener(listen)
+    return sums
+
+
+def _trace(llm: "LLM", prompts: list[list[int]], params: Any) -> None:
+    """A run of its own for the profiler, since tracing costs time; the prompts are new, so that no prefix is shared."""
+    llm.start_profile()
+    llm.generate(prompts, params, use_tqdm=False)
+    llm.stop_profile()
 
 
 def latency(
@@ -80,6 +128,9 @@ def latency(
             llm.generate(prompts, params, use_tqdm=False)
             if i >= warmups:
                 seconds.append(time.perf_counter() - start)
+        if args.profile is not None:
+            again = random_tokens(batch_size, input_len, output_len, seed=seed - 1, vocab=vocab)
+            _trace(llm, [list(a.token_ids) for a in again], params)
     finally:
         llm.llm_engine.shutdown()
     return {
@@ -87,5 +138,6 @@ def latency(
         "input_len": input_len,
         "output_len": output_len,
         "iterations": iterations,
+        "runs_s": seconds,
         "latency_s": summary(seconds, (10.0, 50.0, 90.0, 99.0)),
     }

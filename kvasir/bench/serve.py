@@ -53,7 +53,10 @@ class ServeLoad:
 class ServeBench:
     """Sends a workload to a server."""
 
-    def __init__(self, target: Target, model: str | None, load: ServeLoad, sampling: dict[str, Any]):
+    def __init__(
+        self, target: Target, model: str | None, load: ServeLoad, sampling: dict[str, Any], *, profile: bool = False
+    ):
+        self._profile = profile
         self._client = Client(target, load.timeout_s)
         self._model = model
         self._load = load
@@ -71,7 +74,12 @@ class ServeBench:
                 warm = await self._one(ask)
                 if warm.error:
                     raise ConfigError(f"the server does not answer as it should: {warm.error}")
-            return await self._measured_run(asks, percentiles, progress)
+            if self._profile:
+                await self._trace("/start_profile")
+            found = await self._measured_run(asks, percentiles, progress)
+            if self._profile:
+                await self._trace("/stop_profile")
+            return found
         finally:
             self._client.close()
 
@@ -125,6 +133,12 @@ class ServeBench:
         if ask.question:
             return "/v1/chat/completions", {**body, "messages": [{"role": "user", "content": ask.question}]}
         return "/v1/completions", {**body, "prompt": ask.token_ids}
+
+    async def _trace(self, path: str) -> None:
+        reply = await self._client.ask("POST", path, {})
+        if reply.status != 200:
+            text = bytes(reply.body[:300]).decode("utf-8", errors="replace")
+            raise ConfigError(f"{path} was answered with {reply.status}: {text} (was the server given --profile DIR?)")
 
     async def _first_model(self) -> str:
         try:

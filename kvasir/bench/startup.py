@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,30 +18,38 @@ from kvasir.errors import ConfigError, EngineDeadError
 _POLL_S = 0.01
 
 
-def startup(serve_args: Sequence[str], *, iterations: int, timeout_s: float) -> dict[str, Any]:
-    """The first run may find cold caches of files and kernels; it is reported on its own."""
+def startup(serve_args: Sequence[str], *, iterations: int, timeout_s: float, cold: bool = False) -> dict[str, Any]:
+    """The first run may find cold caches of files and kernels; it is reported on its own.
+
+    Args:
+        cold: the first run finds no cache of ours; the others find what it left.
+    """
     if iterations < 1:
         raise ConfigError(f"--num-iters must be at least 1, got {iterations}.")
     healthy, first_token = [], []
-    for _ in range(iterations):
-        a, b = _one(serve_args, timeout_s)
-        healthy.append(a)
-        first_token.append(b)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, **({"KVASIR_CACHE_DIR": folder} if cold else {})}
+        for _ in range(iterations):
+            a, b = _one(serve_args, timeout_s, environment)
+            healthy.append(a)
+            first_token.append(b)
     return {
         "iterations": iterations,
+        "cold": cold,
+        "runs": [{"healthy_s": a, "first_token_s": b} for a, b in zip(healthy, first_token, strict=True)],
         "first_run": {"healthy_s": healthy[0], "first_token_s": first_token[0]},
         "healthy_s": summary(healthy, (0.0, 50.0, 100.0)),
         "first_token_s": summary(first_token, (0.0, 50.0, 100.0)),
     }
 
 
-def _one(serve_args: Sequence[str], timeout_s: float) -> tuple[float, float]:
+def _one(serve_args: Sequence[str], timeout_s: float, environment: dict[str, str]) -> tuple[float, float]:
     port = _free_port()
     command = [sys.executable, "-m", "kvasir.entrypoints.cli.main", "serve", *serve_args]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             while not _answers(port, "GET", "/health"):
                 if process.poll() is not None:

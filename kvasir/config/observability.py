@@ -24,6 +24,18 @@ class ObservabilityConfig:
         help="URL of an OpenTelemetry collector (OTLP over HTTP), such as http://localhost:4318; a trace of each "
         "request is sent there, without its texts. Needs the extra kvasir-llm[tracing].",
     )
+    enable_step_times: bool = option(
+        False,
+        help="Measure the host's time by phase of a step (schedule, execute, sample, wait, update), for /metrics and "
+        "the log. Can be switched while the engine runs.",
+        aliases=("--enable-logging-iteration-details",),
+    )
+    profile: str | None = option(
+        None,
+        help="Folder for traces of torch's profiler. Allows start_profile and stop_profile, over HTTP and of LLM; "
+        "`kvasir bench throughput` and `latency` then trace what they measure.",
+        metavar="DIR",
+    )
     enable_log_requests: bool = option(
         False, help="Log each request's id, lengths and parameters. Prompts and outputs are never logged."
     )

@@ -155,6 +155,7 @@ _ROWS = (
     _refused("middleware", "middleware is not loaded by name"),
     _refused("headless", _NO_MULTI, switch=True),
     _ignored("collect_detailed_traces", "time by phase is part of every trace and of /metrics"),
+    _refused("profiler_config", "give the folder of traces as --profile DIR"),
     _refused("enable_log_outputs", "outputs are never logged", switch=True),
     _ignored("allow_credentials", "the server uses no cookies", switch=True),
     _ignored("disable_log_requests", "requests are not logged unless enable_log_requests is on", switch=True),

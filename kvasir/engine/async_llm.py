@@ -209,7 +209,7 @@ class AsyncLLM:
 
     # -- the cores ------------------------------------------------------------------------------------------
 
-    async def call(self, name: str, **args: Any) -> Any:
+    async def call(self, name: str, /, **args: Any) -> Any:
         """A control call to each core (stats, reset_prefix_cache, ...); several values become one (`combine`)."""
         await self.check_health()
         usable = [core for core in self.cores if core.is_up]
@@ -219,6 +219,14 @@ class AsyncLLM:
         for i in range(len(self.cores)):
             self._router.forget(i)
         return bool(await self.call("reset_prefix_cache"))
+
+    async def start_profile(self, num_steps: int | None = None) -> None:
+        """Traces the next steps of the worker, 100 if nothing is said; needs the option `profile`."""
+        await self.call("worker", name="start_profile", args={"num_steps": num_steps})
+
+    async def stop_profile(self) -> str:
+        """Ends the trace; returns the file it was written to."""
+        return str(await self.call("worker", name="stop_profile"))
 
     async def check_health(self) -> None:
         """Raises EngineDeadError when no core is there, because they are gone or being started again."""

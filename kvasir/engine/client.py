@@ -47,7 +47,7 @@ class InProcessClient:
     def step(self) -> list[EngineCoreOutput]:
         return list(self._core.step().values())
 
-    def call(self, name: str, **args: Any) -> Any:
+    def call(self, name: str, /, **args: Any) -> Any:
         reply = self._core.control(Control(name, args, 1))
         if reply.error is not None:
             raise EngineError(reply.error)

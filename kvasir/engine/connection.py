@@ -66,7 +66,7 @@ class CoreConnection:
         if not (self.is_gone or self._writer.is_closing()):  # uvloop raises where it has closed, before we read so
             self._writer.write(frames.pack(wire.encode(message)))
 
-    async def call(self, name: str, **args: Any) -> Any:
+    async def call(self, name: str, /, **args: Any) -> Any:
         """Raises EngineError with the core's words, EngineDeadError when it is gone."""
         if self.is_gone:
             raise EngineDeadError("The engine core is gone.")

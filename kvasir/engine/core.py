@@ -10,6 +10,7 @@ import msgspec
 
 from kvasir import envs
 from kvasir.engine.masks import MaskSource
+from kvasir.engine.step_times import StepTimes
 from kvasir.errors import ConfigError, DeviceFaultError, KvasirError
 from kvasir.executor import Executor, StepHandle
 from kvasir.logger import get_logger
@@ -22,6 +23,7 @@ from kvasir.messages import (
     Ready,
     Reply,
     SchedulerOutput,
+    SchedulerStats,
     wire,
 )
 from kvasir.platforms import is_device_fault
@@ -64,6 +66,7 @@ class EngineCore:
         make_scheduler: makes the scheduler once the executor has said how many blocks there are.
         masks: who limits which tokens rows may sample.
         heartbeat: told of every step that is launched and that lands.
+        step_times: measure phases of steps from the start; a control call switches it.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class EngineCore:
         epoch: int = 0,
         masks: MaskSource | None = None,
         heartbeat: Heartbeat | None = None,
+        step_times: bool = False,
     ):
         self.executor = executor
         self.ready = executor.start()
@@ -84,10 +88,11 @@ class EngineCore:
         self._overlap = overlap
         self._masks = masks
         self._in_flight: Launched | None = None
+        self._times = StepTimes(step_times)
+        self._had_work = False
         self._rejected: list[tuple[int, str, str]] = []
         self._reported = 0.0
         self._quiet_work_left = True
-        self._schedule_s = self._update_s = 0.0  # since the last report
         self._copy_messages = envs.CHECK_MESSAGES.flag
         self._audit = envs.CHECK_INTEGRITY.flag
         gc.collect()
@@ -128,6 +133,7 @@ class EngineCore:
 
     def step(self) -> Outputs:
         """One turn of the loop; returns what became known in it (empty when nothing did)."""
+        self._times.begin(self._had_work)
         launched = self._launch()
         if self._overlap:
             launched, self._in_flight = self._in_flight, launched
@@ -142,22 +148,25 @@ class EngineCore:
         self._add_stats(outputs)
         if self._audit:
             self.scheduler.check_integrity()
+        self._had_work = self.has_work
         return outputs
 
     def _launch(self) -> Launched | None:
-        started = time.perf_counter()
         plan = self.scheduler.schedule()
-        self._schedule_s += time.perf_counter() - started
         if self._copy_messages:
             plan = wire.copy(plan)
+        self._times.mark("schedule")
         if not plan.num_rows:
             return None
         self._heartbeat.launch(plan)
         self.executor.execute_model(plan)
+        self._times.detail("execute")
         masked_rows = None if self._masks is None else self._masks.rows(plan)
         if masked_rows is not None:
             return Launched(plan, masked_rows=masked_rows)
-        return Launched(plan, self.executor.sample_tokens(plan.step_id))
+        handle = self.executor.sample_tokens(plan.step_id)
+        self._times.detail("sample")
+        return Launched(plan, handle)
 
     def _sample(self, launched: Launched | None) -> None:
         """Samples a launched step that had to wait: the tokens before its own are known now, its forward pass runs."""
@@ -168,6 +177,7 @@ class EngineCore:
         if self._copy_messages and masks is not None:
             masks = wire.copy(masks)
         launched.handle = self.executor.sample_tokens(launched.plan.step_id, masks)
+        self._times.detail("sample")
 
     def _finish(self, launched: Launched | None) -> Outputs:
         if launched is None:
@@ -184,13 +194,14 @@ class EngineCore:
             self._heartbeat.land(launched.plan.step_id)
             return self.scheduler.fail_step(launched.plan, f"The step failed: {type(error).__name__}: {error}")
         self._heartbeat.land(launched.plan.step_id)
+        self._times.mark("wait")
+        self._times.count(result.step_s)
         if self._copy_messages:
             result = wire.copy(result)
         if launched.errors:
             result = msgspec.structs.replace(result, errors={**result.errors, **launched.errors})
-        started = time.perf_counter()
         outputs = self.scheduler.update_from_output(launched.plan, result)
-        self._update_s += time.perf_counter() - started
+        self._times.mark("update")
         return outputs
 
     def _add_stats(self, outputs: Outputs) -> None:
@@ -202,9 +213,15 @@ class EngineCore:
         out = outputs.get(0)
         if out is None:
             out = outputs[0] = EngineCoreOutput(self.epoch, -1, time.time())
-        out.stats = self.scheduler.make_stats()
-        out.stats.schedule_s, out.stats.update_s = self._schedule_s, self._update_s
-        self._schedule_s = self._update_s = 0.0
+        out.stats = self._make_stats()
+
+    def _make_stats(self) -> SchedulerStats:
+        stats = self.scheduler.make_stats()
+        phases = self._times.take()
+        stats.schedule_s, stats.update_s = phases.phase_s["schedule"], phases.phase_s["update"]
+        if self._times.detailed and phases.num_steps:
+            stats.measured = phases
+        return stats
 
     def _add_rejected(self, outputs: Outputs) -> None:
         rejected, self._rejected = self._rejected, []
@@ -235,7 +252,9 @@ class EngineCore:
         if name == "reset_prefix_cache":
             return self.scheduler.reset_prefix_cache()
         if name == "stats":
-            return self.scheduler.make_stats()
+            return self._make_stats()
+        if name == "step_times":
+            return self._times.switch(bool(args["on"]))
         if name == "state":
             return self.scheduler.make_state()
         if name == "check_integrity":
@@ -243,7 +262,8 @@ class EngineCore:
         if name == "worker":
             return self.executor.call(args["name"], args.get("args", {}))
         raise ConfigError(
-            f"unknown control call {name!r}; known: abort, reset_prefix_cache, stats, state, check_integrity, worker"
+            f"unknown control call {name!r}; known: abort, reset_prefix_cache, stats, step_times, state, "
+            "check_integrity, worker"
         )
 
     def shutdown(self) -> None:

@@ -94,6 +94,14 @@ class LLMEngine:
         """Forgets all cached prefixes; False while requests still hold blocks."""
         return bool(self.client.call("reset_prefix_cache"))
 
+    def start_profile(self, num_steps: int | None = None) -> None:
+        """Traces the next steps of the worker, 100 if nothing is said; needs the option `profile`."""
+        self.client.call("worker", name="start_profile", args={"num_steps": num_steps})
+
+    def stop_profile(self) -> str:
+        """Ends the trace; returns the file it was written to."""
+        return str(self.client.call("worker", name="stop_profile"))
+
     def shutdown(self) -> None:
         self.client.close()
 

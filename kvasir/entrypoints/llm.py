@@ -151,6 +151,14 @@ class LLM:
         """Forgets all cached prefixes; False while requests still hold blocks."""
         return self.llm_engine.reset_prefix_cache()
 
+    def start_profile(self, num_steps: int | None = None) -> None:
+        """Traces the next steps of the worker, 100 if nothing is said; needs the option `profile`."""
+        self.llm_engine.start_profile(num_steps)
+
+    def stop_profile(self) -> str:
+        """Ends the trace; returns the file it was written to."""
+        return self.llm_engine.stop_profile()
+
     def shutdown(self) -> None:
         """Gives the model's memory back."""
         self.llm_engine.shutdown()

@@ -15,6 +15,7 @@ from kvasir.messages.output import (
     RequestMetrics,
     RequestOutput,
     SchedulerStats,
+    StepPhases,
 )
 from kvasir.messages.params import PoolingParams, RequestOutputKind, SamplingParams
 from kvasir.messages.prompt import Prompt, TextPrompt, TokensPrompt
@@ -56,6 +57,7 @@ __all__ = [
     "SamplingParams",
     "SchedulerOutput",
     "SchedulerStats",
+    "StepPhases",
     "SlotRequest",
     "StructuredOutputsParams",
     "TextPrompt",

@@ -24,6 +24,19 @@ class Finished(msgspec.Struct, array_like=True, omit_defaults=True):
     error: str | None = None
 
 
+class StepPhases(msgspec.Struct, array_like=True):
+    """Where the time of steps went, summed since the last report, while that is measured.
+
+    Attributes:
+        worker_s: from the start of a step in the worker to its result.
+        phase_s: the core's time by phase; worker time passes in `wait`, and beside the rest when steps overlap.
+    """
+
+    num_steps: int
+    worker_s: float
+    phase_s: dict[str, float]
+
+
 class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True):
     num_running: int = 0
     num_waiting: int = 0
@@ -43,6 +56,7 @@ class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True):
     # What the core itself took for them, beside the worker.
     schedule_s: float = 0.0
     update_s: float = 0.0
+    measured: StepPhases | None = None
 
 
 class EventKind(enum.IntEnum):

@@ -1,6 +1,7 @@
 """The figures that a core gives of itself. Each of several cores has its own, told apart by the label `engine`."""
 
 from kvasir.messages import SchedulerStats
+from kvasir.observability.log_line import add_to
 from kvasir.observability.values import Values
 
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -28,6 +29,9 @@ class CoreFigures:
             "Time in the worker by kind of step, and in the core before and after it.",
         )
         self._step_tokens = v.histogram("iteration_tokens_total", _STEP_TOKENS, "Tokens computed in one engine step.")
+        self._phases = v.labelled_counter("step_phase_seconds", "phase", (), "Host time by phase of a step.")
+        v.counter("steps_measured", "Steps that step_phase_seconds is about.")
+        v.counter("step_worker_seconds", "Time of steps in the worker, from their start to their result.")
         self.latest = SchedulerStats()
 
     def on_stats(self, stats: SchedulerStats) -> None:
@@ -48,3 +52,7 @@ class CoreFigures:
         self._steps["decode"] += stats.num_decode_steps
         for phase in ("prefill", "decode", "schedule", "update"):
             self._step_seconds[phase] += getattr(stats, f"{phase}_s")
+        if stats.measured is not None:
+            counters["steps_measured"] += stats.measured.num_steps
+            counters["step_worker_seconds"] += stats.measured.worker_s
+            add_to(self._phases, stats.measured.phase_s)

@@ -144,6 +144,8 @@ class Metrics:
         if self.stat_loggers is not None:
             self.stat_loggers.on_scheduler_stats(stats)
         self._cores[core].on_stats(stats)
+        if stats.measured is not None:
+            self.line.add_phases(stats.measured)
         self.line.stats = total([figures.latest for figures in self._cores])
         self.line.num_preempted += stats.num_preempted
         self.line.num_recomputed += stats.num_recomputed_tokens

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from kvasir.worker.graphs import StepGraphs
 from kvasir.worker.hook import MaskSink, StepHook
 from kvasir.worker.memory import MemoryFigures, MemoryPlan, plan_kv_cache
 from kvasir.worker.outputs import PendingStep
+from kvasir.worker.profile import StepProfiler
 from kvasir.worker.runner import ModelRunner
 from kvasir.worker.states import RequestStates
 from kvasir.worker.warmup import synthetic_decode, synthetic_end, synthetic_plan
@@ -52,6 +54,7 @@ class WorkerSettings:
     cudagraph_decode_sizes: tuple[int, ...] = ()
     cudagraph_mixed_sizes: tuple[int, ...] = ()
     known_num_blocks: int = 0
+    profile_folder: Path | None = None
 
 
 MAX_MIXED_ROWS = 128
@@ -114,7 +117,10 @@ class Worker:
         self.device = torch.device(platform.device_type)
         self.runner: ModelRunner | None = None
         self.memory: MemoryPlan | None = None
+        self._profiler = StepProfiler(settings.profile_folder, platform.device_type)
         self._calls: dict[str, Callable[..., Any]] = {
+            "start_profile": self._profiler.start,
+            "stop_profile": self._profiler.stop,
             "memory": lambda: self.memory and self.memory.table(),
             "idle": lambda: False,  # a piece of work for quiet moments; whether more is left
         }
@@ -291,15 +297,17 @@ class Worker:
 
     def execute_model(self, plan: SchedulerOutput) -> None:
         assert self.runner is not None
-        with self._platform.stream():
+        with self._platform.stream(), self._profiler.span("execute_model"):
             self.runner.execute_model(plan)
 
     def sample_tokens(self, step_id: int, masks: TokenMasks | None = None) -> PendingStep:
         assert self.runner is not None
         if self._masks is not None:
             self._masks.take(masks)
-        with self._platform.stream():
-            return self.runner.sample_tokens(step_id)
+        with self._platform.stream(), self._profiler.span("sample_tokens"):
+            pending = self.runner.sample_tokens(step_id)
+        self._profiler.step()
+        return pending
 
     def call(self, name: str, args: dict[str, Any]) -> Any:
         function = self._calls.get(name)
@@ -308,6 +316,7 @@ class Worker:
         return function(**args)
 
     def stop(self) -> None:
+        self._profiler.close()
         for hook in self._hooks:
             hook.close()
         self.runner = None

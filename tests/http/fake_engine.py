@@ -10,7 +10,7 @@ from typing import Any
 
 from kvasir.engine.admission import Admission, AdmissionLimits
 from kvasir.engine.terms import NO_TERMS, RequestTerms
-from kvasir.errors import EngineDeadError, KvasirError
+from kvasir.errors import EngineDeadError, EngineError, KvasirError
 from kvasir.messages import (
     CompletionOutput,
     EngineCoreOutput,
@@ -192,8 +192,17 @@ class FakeEngine:
     def add_output_listener(self, listener: Callable[[EngineCoreOutput], None]) -> None:
         """The script has no core."""
 
-    async def call(self, name: str, **args: Any) -> Any:
+    async def call(self, name: str, /, **args: Any) -> Any:
         return {"name": name, "args": args}
+
+    async def start_profile(self, num_steps: int | None = None) -> None:
+        self.profile_steps = num_steps
+
+    async def stop_profile(self) -> str:
+        if not hasattr(self, "profile_steps"):
+            raise EngineError("no profile is running; start one first.")
+        del self.profile_steps
+        return "/traces/a.json"
 
     def shutdown(self, timeout_s: float = 0.0) -> None:
         self.is_alive = False

@@ -9,7 +9,7 @@ import threading
 
 import uvloop
 
-from kvasir.config import ServerArgs
+from kvasir.config import ObservabilityConfig, ServerArgs
 from kvasir.entrypoints.http.listener import bind, listen
 from kvasir.entrypoints.http.server import server_of, settings_of
 from kvasir.entrypoints.http.tls import make_tls
@@ -34,7 +34,7 @@ def main() -> int:
 
     threading.Thread(target=die_when_told, daemon=True).start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(server_of(engine, settings_of(args, log_requests=False), sock, args, make_tls(args)).run())  # type: ignore[arg-type]
+        return runner.run(server_of(engine, settings_of(args, ObservabilityConfig()), sock, args, make_tls(args)).run())  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from kvasir.config import ServerArgs
+from kvasir.config import ObservabilityConfig, ServerArgs
 from kvasir.entrypoints.http import web
 from kvasir.entrypoints.http.app import build_app
 from kvasir.entrypoints.http.engine_state import NoPollingInAccessLog
@@ -141,9 +141,8 @@ def test_only_get_and_head() -> None:
 
 def test_it_can_be_turned_off() -> None:
     args = ServerArgs(disable_web=True)
-    engine = WatchedEngine()
-    settings = settings_of(args, engine)  # type: ignore[arg-type]
-    assert not settings.web_page and settings_of(ServerArgs(), engine).web_page  # type: ignore[arg-type]
+    settings = settings_of(args, ObservabilityConfig())
+    assert not settings.web_page and settings_of(ServerArgs(), ObservabilityConfig()).web_page
     with client(web_page=False) as http:
         assert http.get("/").status_code == http.get("/web/app.js").status_code == 404
         assert http.get("/v1/engine/state").status_code == 200

@@ -22,6 +22,7 @@ from kvasir.entrypoints.http.inflight import Inflight
 from kvasir.entrypoints.http.middleware import RequestIdMiddleware
 from kvasir.entrypoints.http.peers import Peers
 from kvasir.entrypoints.http.pooling import pooling_routes
+from kvasir.entrypoints.http.profile import ProfileRoutes
 from kvasir.entrypoints.http.responses.app import responses_routes
 from kvasir.entrypoints.http.responses.store import ResponseStore
 from kvasir.entrypoints.http.routes import JsonRoute, SystemRoutes, TokenRoutes
@@ -71,6 +72,7 @@ def build_app(
         Route("/load", system.load),
         Route(PATH, EngineStateRoute(serving, inflight, metrics, peers).show),
         Route("/v1/requests/{request_id}/timeline", system.timeline),
+        *ProfileRoutes(serving, settings).routes(),
         Route("/openapi.json", system.openapi),
         *AdminRoutes(engine, inflight, gate).routes(),
     ]

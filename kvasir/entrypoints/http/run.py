@@ -44,7 +44,7 @@ def run_server(engine_args: "EngineArgs", server_args: "ServerArgs") -> int:
     try:
         from kvasir.entrypoints.http.server import server_of, settings_of
 
-        settings = settings_of(server_args, engine.config.observability.enable_log_requests)
+        settings = settings_of(server_args, engine.config.observability)
         server = server_of(engine, settings, sock, server_args, tls)
         listen(sock)
     except BaseException:

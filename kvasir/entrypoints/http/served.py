@@ -83,8 +83,7 @@ class ServedEngine:
         return self._engine.dead_error
 
     def log_lines(self) -> list[str]:
-        line = self.metrics.line.take()
-        return [] if line is None else [line]
+        return self.metrics.line.take_all()
 
     async def look(self) -> None:
         with contextlib.suppress(KvasirError):  # a core that dies before the first request is noticed, too

@@ -25,7 +25,7 @@ from kvasir.entrypoints.http.tls import CHECK_EVERY_S, Tls
 from kvasir.logger import get_logger
 
 if TYPE_CHECKING:
-    from kvasir.config import ServerArgs
+    from kvasir.config import ObservabilityConfig, ServerArgs
     from kvasir.engine.async_llm import AsyncLLM
 
 logger = get_logger(__name__)
@@ -35,7 +35,7 @@ _CORE_GRACE_S = 10.0
 _ALIVE_CHECK_S = 1.0
 
 
-def settings_of(args: "ServerArgs", log_requests: bool) -> ServerSettings:
+def settings_of(args: "ServerArgs", observability: "ObservabilityConfig") -> ServerSettings:
     return ServerSettings(
         api_keys=args.api_keys(),
         admin_keys=tuple(args.admin_api_key),
@@ -52,12 +52,13 @@ def settings_of(args: "ServerArgs", log_requests: bool) -> ServerSettings:
         responses_ttl_s=args.responses_ttl,
         trust_request_chat_template=args.trust_request_chat_template,
         default_chat_template_kwargs=args.default_chat_template_kwargs,
+        profile=observability.profile is not None,
         web_page=not args.disable_web,
         batches=args.section(BatchConfig),
         allowed_origins=tuple(args.allowed_origins),
         allowed_methods=tuple(args.allowed_methods),
         allowed_headers=tuple(args.allowed_headers),
-        log_requests=log_requests,
+        log_requests=observability.enable_log_requests,
     )
 
 

@@ -29,6 +29,7 @@ class ServerSettings:
         reasoning_parser: name of a family, or "none".
         responses_store_bytes: memory for responses that can be asked for again; 0 keeps none.
         responses_ttl_s: how long one is kept.
+        profile: whether traces may be taken.
         web_page: serve the page at `/`; its files need no key.
         batches: where files and batches are kept, and their bounds.
         allowed_origins: CORS origins; empty means that no CORS headers are sent.
@@ -52,6 +53,7 @@ class ServerSettings:
     reasoning_parser: str = "none"
     responses_store_bytes: int = 64 << 20
     responses_ttl_s: float = 3600.0
+    profile: bool = False
     web_page: bool = True
     batches: BatchConfig = BatchConfig()
     allowed_origins: tuple[str, ...] = ()

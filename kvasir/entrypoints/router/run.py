@@ -37,9 +37,8 @@ class ServedModels:
     def log_lines(self) -> list[str]:
         lines = []
         for model in self._pool.models():
-            line = model.metrics.line.take() if model.metrics is not None else None
-            if line is not None:
-                lines.append(f"{model.spec.name}: {line}")
+            if model.metrics is not None:
+                lines += [f"{model.spec.name}: {line}" for line in model.metrics.line.take_all()]
         return lines
 
     async def look(self) -> None:
@@ -58,7 +57,7 @@ def run_router(engine_args: "EngineArgs", server_args: "ServerArgs", tls: Tls | 
         server_args.models_max, server_args.models_memory, server_args.models_wait, server_args.models_max_waiting
     )
     observability = engine_args.section(ObservabilityConfig)
-    settings = settings_of(server_args, observability.enable_log_requests)
+    settings = settings_of(server_args, observability)
     places = engine_args.max_num_seqs if isinstance(engine_args.max_num_seqs, int) else _BATCH_PLACES
     places *= engine_args.data_parallel_size
     sock = bind(server_args.host, server_args.port, server_args.uds)

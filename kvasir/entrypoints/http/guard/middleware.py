@@ -17,6 +17,8 @@ OPEN_PATHS = frozenset(("/health", "/ping", "/ready"))
 """Routes that need no key: load balancers have none. Everything else is closed, whatever is added later."""
 ADMIN_PATHS = frozenset(("/reset_prefix_cache", "/pause", "/resume", "/is_paused", "/log_level"))
 ADMIN_PREFIX = "/admin/"
+TRACE_PATHS = frozenset(("/start_profile", "/stop_profile", "/v1/engine/step_times"))
+"""Admin routes where there are keys; a server that has none has them, too."""
 MAX_TIMEOUT_S = 86_400.0
 
 
@@ -59,6 +61,8 @@ class GuardMiddleware:
     def _admit(self, scope: Scope, path: str) -> Account:
         """Raises UnauthorizedError, ForbiddenError; NotFoundError for what nobody may use here."""
         needs = _needs(path)
+        if self._gate.is_open and path in TRACE_PATHS:
+            return self._gate.nobody
         if self._gate.is_open:
             account = self._gate.nobody
         else:
@@ -87,7 +91,7 @@ class GuardMiddleware:
 
 
 def _needs(path: str) -> KeyScope:
-    if path in ADMIN_PATHS or path.startswith(ADMIN_PREFIX):
+    if path in ADMIN_PATHS or path in TRACE_PATHS or path.startswith(ADMIN_PREFIX):
         return "admin"
     return "metrics" if path == "/metrics" else "inference"
 
