@@ -172,6 +172,9 @@ def _kernels(argv: Sequence[str]) -> int:
     add("--head-size", type=int, default=128, metavar="N", help="[128]")
     add("--repeats", type=int, default=7, metavar="N", help="Timings, of which the median counts. [7]")
     add("--cpu-threads", type=int, default=None, metavar="N", help="[torch's own choice]")
+    add(
+        "--working-set-mib", type=int, default=None, metavar="N", help="Read by one timing. [192 on CPU, 512 on a card]"
+    )
     given = parser.parse_args(argv)
     device = given.device if given.device != "auto" else ("cuda" if first_card() else "cpu")
     from kvasir.bench.worker import Sizes, kernels
@@ -184,6 +187,7 @@ def _kernels(argv: Sequence[str]) -> int:
         only=given.ops,
         repeats=given.repeats,
         threads=given.cpu_threads,
+        working_set=given.working_set_mib and given.working_set_mib << 20,
     )
     lines = [f"{found['device']}, {found['dtype']}: memory read at {found['bandwidth_gb_s']:.1f} GB/s"]
     for k in found["kernels"]:

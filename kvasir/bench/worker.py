@@ -17,8 +17,8 @@ from kvasir import ops
 from kvasir.errors import ConfigError
 from kvasir.ops.dispatch import choices, platform_of
 
-_BYTES = {"cpu": 192 << 20, "cuda": 512 << 20}
-"""Read by one timing, more than a last-level cache holds."""
+_WORKING_SET = {"cpu": 192 << 20, "cuda": 512 << 20}
+"""Bytes read by one timing: more than a last-level cache holds."""
 _MAX_COPIES = 2048
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -58,8 +58,12 @@ def kernels(
     only: Sequence[str] = (),
     repeats: int = 7,
     threads: int | None = None,
+    working_set: int | None = None,
 ) -> dict[str, Any]:
     """Microseconds a call, bytes a second, and the fraction of the measured bandwidth, for each op and step size.
+
+    Args:
+        working_set: bytes that one timing reads.
 
     Raises:
         ConfigError: no such device, type or op.
@@ -72,7 +76,7 @@ def kernels(
         raise ConfigError("--tokens and --repeats must be at least 1.")
     if threads:
         torch.set_num_threads(threads)
-    where = torch.device(device)
+    where, working_set = torch.device(device), working_set or _WORKING_SET[device]
     torch.manual_seed(0)
     cases = [case for t in tokens for case in _cases(t, sizes, where, _DTYPES[dtype])]
     known = dict.fromkeys(case.op for case in cases)
@@ -80,8 +84,8 @@ def kernels(
     if unknown:
         raise ConfigError(f"--ops names {unknown[0]!r}; there are {', '.join(known)}.")
     with torch.inference_mode():
-        rate = _read_bandwidth(where, repeats)
-        found = [_measure(case, where, rate, repeats) for case in cases if not only or case.op in only]
+        rate = _read_bandwidth(where, working_set, repeats)
+        found = [_measure(case, where, working_set, rate, repeats) for case in cases if not only or case.op in only]
     served = {c.op: c.implementation for c in choices(platform_of(where))}
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
@@ -146,8 +150,8 @@ def _cases(t: int, s: Sizes, device: torch.device, dtype: torch.dtype) -> list[C
     ]  # fmt: skip
 
 
-def _measure(case: Case, device: torch.device, rate: float, repeats: int) -> dict[str, Any]:
-    copies = max(2, min(_MAX_COPIES, math.ceil(_BYTES[device.type] / case.num_bytes)))
+def _measure(case: Case, device: torch.device, working_set: int, rate: float, repeats: int) -> dict[str, Any]:
+    copies = max(2, min(_MAX_COPIES, math.ceil(working_set / case.num_bytes)))
     calls = [case.make() for _ in range(copies)]
 
     def all_of_them() -> None:
@@ -166,9 +170,9 @@ def _measure(case: Case, device: torch.device, rate: float, repeats: int) -> dic
     }
 
 
-def _read_bandwidth(device: torch.device, repeats: int) -> float:
+def _read_bandwidth(device: torch.device, working_set: int, repeats: int) -> float:
     """Bytes a second of a sum over more than any cache holds."""
-    data = torch.randn((_BYTES[device.type] * 2) // 4, device=device)
+    data = torch.randn(max(1, working_set * 2 // 4), device=device)
     return data.nbytes / _seconds(lambda: data.sum(), device, repeats)
 
 
