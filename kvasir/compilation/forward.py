@@ -1,17 +1,18 @@
 """A model's forward pass, compiled piece by piece around attention: trace, split, mend, compile, string together."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kvasir.compilation.backends import Run, eager, inductor
 from kvasir.compilation.passes import PassManager
 from kvasir.compilation.split import Piece, Plan, split
-from kvasir.compilation.trace import Traced, trace
+from kvasir.compilation.trace import OpaqueLayer, Tracer
 from kvasir.logger import get_logger
 
 logger = get_logger(__name__)
@@ -39,14 +40,31 @@ class CompileSettings:
 
 
 class CompiledForward:
-    """(input_ids [T], positions [T]) -> hidden [T, E], for any T: the steps of a plan, one after the other.
+    """(input_ids [T], positions [T]) -> hidden [T, E], for any T; with last [B] -> [B, E], for any B.
+
+    Two plans of steps, of which all but the last layer's pieces are the same.
 
     Attributes:
         num_compiled: pieces that were compiled; nothing is compiled after the constructor.
     """
 
-    def __init__(self, plan: Plan, runs: dict[Piece, Run]):
+    def __init__(self, everything: Plan, only_last: Plan, runs: dict[Piece, Run]):
         self.num_compiled = len(runs)
+        self._everything = _Steps(everything, runs)
+        self._only_last = _Steps(only_last, runs)
+
+    def __call__(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if last is None:
+            return self._everything(input_ids, positions)
+        return self._only_last(input_ids, positions, last)
+
+
+class _Steps:
+    """A plan with what runs it."""
+
+    def __init__(self, plan: Plan, runs: dict[Piece, Run]):
         self._values = [plan.constants.get(i) for i in range(plan.num_values)]
         self._arguments = plan.arguments
         self._result = plan.result
@@ -54,9 +72,9 @@ class CompiledForward:
             (runs[s.work] if isinstance(s.work, Piece) else s.work, s.inputs, s.outputs, s.dead) for s in plan.steps
         ]
 
-    def __call__(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
         values: list[Any] = self._values.copy()
-        for number, tensor in zip(self._arguments, (input_ids, positions), strict=True):
+        for number, tensor in zip(self._arguments, arguments, strict=True):
             values[number] = tensor
         for run, inputs, outputs, dead in self._steps:
             for number, tensor in zip(outputs, run([values[i] for i in inputs]), strict=True):
@@ -76,19 +94,21 @@ class CheckedForward:
         self._model = model
         self._compiled = compiled
 
-    def __call__(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None = None
+    ) -> torch.Tensor:
         try:
-            hidden = self._compiled(input_ids, positions)
+            hidden = self._compiled(input_ids, positions, last)
         except Exception as error:
             _give_up(error)
             del self._model.forward  # from here on the class's own
-            return self._model.forward(input_ids, positions)
+            return self._model.forward(input_ids, positions, last)
         self._model.forward = self._compiled
         return hidden
 
 
 def compile_forward(
-    model: torch.nn.Module, opaque_layers: Sequence[torch.nn.Module], device: torch.device, settings: CompileSettings
+    model: torch.nn.Module, opaque_layers: Sequence[OpaqueLayer], device: torch.device, settings: CompileSettings
 ) -> CompiledForward | None:
     """Compiles `model.forward` and puts the result in its place; None, and a line in the log, if that cannot be done.
 
@@ -99,39 +119,40 @@ def compile_forward(
     """
     started = time.perf_counter()
     try:
-        traced = trace(model, opaque_layers, settings.opaque_ops, device)
-        seconds = {"trace": time.perf_counter() - started}
-        plan = split(traced)
+        pieces: dict[str, Piece] = {}
+        tracer = Tracer(model, opaque_layers, settings.opaque_ops, device)
+        everything, only_last = (split(tracer.trace(with_last), pieces) for with_last in (False, True))
+        traced = time.perf_counter()
         passes = PassManager(settings.opaque_ops, settings.passes_off)
-        for piece in plan.pieces:
-            passes.run(piece.module, piece.uses)
-        _dump(plan, settings.dump)
-        runs = {piece: _compiled(piece, traced, device, settings) for piece in plan.pieces}
+        for piece in pieces.values():
+            passes.run(piece.module)
+        _dump(pieces.values(), settings.dump)
+        runs = {piece: _compiled(piece, tracer.fake_mode, device, settings) for piece in pieces.values()}
     except Exception as error:
         _give_up(error)
         return None
-    seconds["compile"] = time.perf_counter() - started - seconds["trace"]
-    compiled = CompiledForward(plan, runs)
+    compiled = CompiledForward(everything, only_last, runs)
     model.forward = CheckedForward(model, compiled)
     counts = ", ".join(f"{name} {count}" for name, count in passes.counts.items()) or "none"
     logger.info(
-        "forward compiled by %s: %d steps of %d different pieces; passes: %s; traced in %.2f s, compiled in %.2f s",
-        settings.backend, len(plan.steps), len(plan.pieces), counts, seconds["trace"], seconds["compile"],
+        "forward compiled by %s: %d pieces, %d of them different; passes: %s; traced in %.2f s, compiled in %.2f s",
+        settings.backend, sum(p.uses for p in pieces.values()), len(pieces), counts, traced - started,
+        time.perf_counter() - traced,
     )  # fmt: skip
     return compiled
 
 
-def _compiled(piece: Piece, traced: Traced, device: torch.device, settings: CompileSettings) -> Run:
+def _compiled(piece: Piece, fake_mode: FakeTensorMode, device: torch.device, settings: CompileSettings) -> Run:
     if settings.backend == "eager":
         return eager(piece, device)
-    return inductor(piece, traced.fake_mode, settings.cache, settings.inductor_options)
+    return inductor(piece, fake_mode, settings.cache, settings.inductor_options)
 
 
-def _dump(plan: Plan, folder: Path | None) -> None:
+def _dump(pieces: Iterable[Piece], folder: Path | None) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        for i, piece in enumerate(plan.pieces):
-            (folder / f"piece_{i}.py").write_text(f"# used {piece.uses} times a step\n{piece.module.code}")
+        for i, piece in enumerate(pieces):
+            (folder / f"piece_{i}.py").write_text(f"# used {piece.uses} times\n{piece.module.code}")
 
 
 def _give_up(error: Exception) -> None:

@@ -17,7 +17,7 @@ from kvasir.compilation.trace import OPAQUE, OpaqueCall, Traced
 
 @dataclass(eq=False)
 class Piece:
-    """One graph, run `uses` times in a step, each time with other weights. Compared by identity."""
+    """One graph, run `uses` times in the passes it is part of, each time with other weights. Compared by identity."""
 
     module: fx.GraphModule
     uses: int = 0
@@ -43,20 +43,22 @@ class Plan:
 
     Attributes:
         constants: number -> parameter (or another tensor the model holds).
-        arguments: numbers of input_ids and positions.
+        arguments: numbers of input_ids, positions and, where there is one, last.
         result: number of the hidden states.
     """
 
     steps: list[Step]
-    pieces: list[Piece]
     constants: dict[int, torch.Tensor]
     arguments: list[int]
     result: int
     num_values: int
 
 
-def split(traced: Traced) -> Plan:
+def split(traced: Traced, pieces: dict[str, Piece]) -> Plan:
     """Cuts a trace into its plan.
+
+    Args:
+        pieces: those that there are already, by their text; new ones are added.
 
     Raises:
         CannotCompile: a piece needs a size that none of its inputs has.
@@ -73,7 +75,6 @@ def split(traced: Traced) -> Plan:
     result = _only_result(output)
 
     steps: list[Step] = []
-    pieces: dict[str, Piece] = {}
     run: list[fx.Node] = []
 
     def close() -> None:
@@ -90,12 +91,12 @@ def split(traced: Traced) -> Plan:
             continue
         close()
         number[node] = len(number)
-        inputs, call = node.args
+        inputs, _, call = node.args
         steps.append(Step(traced.calls[call], [number[n] for n in inputs], [number[node]]))
     close()
     _mark_dead(steps, {*constants, number[result]})
     arguments = [number[node] for node in placeholders[len(traced.parameters) :]]
-    return Plan(steps, list(pieces.values()), constants, arguments, number[result], len(number))
+    return Plan(steps, constants, arguments, number[result], len(number))
 
 
 def _piece_step(run: list[fx.Node], number: dict[fx.Node, int], pieces: dict[str, Piece]) -> Step:

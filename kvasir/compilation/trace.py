@@ -6,10 +6,10 @@ never entered.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,22 +20,30 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from kvasir.compilation.errors import CannotCompile
 from kvasir.ops.dispatch import traced_ops
 
-_HINT = 37  # tokens of the traced step: a number that no model has as a size of its own
+_HINTS = 37, 13  # tokens, and those wanted: numbers that no model has as sizes of its own
 _fragment = torch.library.Library("kvasir", "FRAGMENT")
-_fragment.define("opaque(Tensor[] inputs, int call) -> Tensor")
-torch.library.register_fake("kvasir::opaque", lambda inputs, call: inputs[0].new_empty(inputs[0].shape), lib=_fragment)
+_fragment.define("opaque(Tensor[] inputs, SymInt[] shape, int call) -> Tensor")
+torch.library.register_fake("kvasir::opaque", lambda inputs, shape, call: inputs[0].new_empty(shape), lib=_fragment)
 OPAQUE = torch.ops.kvasir.opaque.default
+
+
+class OpaqueLayer(Protocol):
+    """A layer that is not looked into. Its first tensor says type and device of its result."""
+
+    def forward(self, *arguments: Any) -> torch.Tensor: ...
+
+    def result_shape(self, *arguments: Any) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)
 class OpaqueCall:
-    """One call of a layer that is not looked into; its result has the shape of its first tensor.
+    """One call of a layer that is not looked into.
 
     Attributes:
         arguments: as they were, with an `_Input` in place of each tensor.
     """
 
-    layer: torch.nn.Module
+    layer: OpaqueLayer
     arguments: tuple[Any, ...]
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -47,16 +55,14 @@ class Traced:
     """What tracing gave.
 
     Attributes:
-        module: the graph; its placeholders are `parameters`, then input_ids and positions.
-        parameters: name and tensor (parameters and buffers), in the order of the placeholders.
+        module: the graph; its placeholders are `parameters`, then input_ids, positions and, where asked for, last.
+        parameters: and buffers, in the order of the placeholders.
         calls: what the `call` of each opaque node means.
-        fake_mode: in which shapes of the graph can be worked with.
     """
 
     module: torch.fx.GraphModule
     parameters: list[torch.Tensor]
     calls: list[OpaqueCall]
-    fake_mode: FakeTensorMode
 
 
 @dataclass(frozen=True)
@@ -64,34 +70,62 @@ class _Input:
     index: int
 
 
-def trace(
-    model: torch.nn.Module, opaque_layers: Sequence[torch.nn.Module], opaque_ops: Sequence[str], device: torch.device
-) -> Traced:
-    """Traces `model(input_ids [T], positions [T]) -> hidden [T, E]`.
+class Tracer:
+    """Traces a model's forward pass in its two forms, over the same fake tensors, so that the graphs can share pieces.
 
-    Raises:
-        CannotCompile: the code asks for the number of tokens to decide what to do.
+    Args:
+        opaque_layers: those that are not looked into.
+        opaque_ops: our ops that stay one node each.
+
+    Attributes:
+        fake_mode: in which the graphs' fake tensors live; numbers of tokens are symbols in it, and 0 and 1 are numbers
+            as others are.
     """
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    environment = ShapeEnv(specialize_zero_one=False, duck_shape=False)
-    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-    calls: list[OpaqueCall] = []
 
-    def run(parameters: list[torch.Tensor], ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(model, dict(zip(named, parameters, strict=True)), (ids, positions))
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        opaque_layers: Sequence[OpaqueLayer],
+        opaque_ops: Collection[str],
+        device: torch.device,
+    ):
+        self._model = model
+        self._opaque_layers = opaque_layers
+        self._opaque_ops = opaque_ops
+        self._named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._shape_env = ShapeEnv(specialize_zero_one=False, duck_shape=False)
+        self.fake_mode = FakeTensorMode(shape_env=self._shape_env, allow_non_fake_inputs=True)
+        ids, self._last = (
+            self.fake_mode.from_tensor(torch.zeros(n, dtype=torch.int64, device=device), symbolic_context=_open_size())
+            for n in _HINTS
+        )
+        with self.fake_mode:
+            self._inputs = [ids, torch.empty(ids.shape, dtype=torch.int64, device=device)]
+            self._parameters = [self.fake_mode.from_tensor(t, static_shapes=True) for t in self._named.values()]
 
-    example = torch.zeros(_HINT, dtype=torch.int64, device=device)
-    open_size = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC], constraint_sizes=[None])
-    ids = mode.from_tensor(example, symbolic_context=open_size)
-    with symbol_config.patch(backed_size_oblivious=True), torch.no_grad(), mode:
-        positions = torch.empty(ids.shape, dtype=torch.int64, device=device)  # the same symbol
-        parameters = [mode.from_tensor(tensor, static_shapes=True) for tensor in named.values()]
-        with traced_ops(opaque_ops), _stand_ins(opaque_layers, calls):
-            module = make_fx(torch.func.functionalize(run, remove="mutations"), _allow_non_fake_inputs=True)(
-                parameters, ids, positions
-            )
-    _check(module, environment)
-    return Traced(module, list(named.values()), calls, mode)
+    def trace(self, with_last: bool) -> Traced:
+        """Of `model(input_ids [T], positions [T]) -> hidden [T, E]`; `with_last`: `(..., last [B]) -> hidden [B, E]`.
+
+        Raises:
+            CannotCompile: the code asks for the number of tokens to decide what to do, or writes in place.
+        """
+        calls: list[OpaqueCall] = []
+
+        def run(parameters: list[torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+            named = dict(zip(self._named, parameters, strict=True))
+            return torch.func.functional_call(self._model, named, inputs)
+
+        with symbol_config.patch(backed_size_oblivious=True), torch.no_grad(), self.fake_mode:
+            inputs = [*self._inputs, self._last] if with_last else self._inputs
+            with traced_ops(self._opaque_ops), _stand_ins(self._opaque_layers, calls):
+                functional = torch.func.functionalize(run, remove="mutations")
+                module = make_fx(functional, _allow_non_fake_inputs=True)(self._parameters, *inputs)
+        _check(module, self._shape_env)
+        return Traced(module, list(self._named.values()), calls)
+
+
+def _open_size() -> StatelessSymbolicContext:
+    return StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC], constraint_sizes=[None])
 
 
 def _check(module: torch.fx.GraphModule, environment: ShapeEnv) -> None:
@@ -106,14 +140,14 @@ def _check(module: torch.fx.GraphModule, environment: ShapeEnv) -> None:
 
 
 @contextmanager
-def _stand_ins(layers: Sequence[torch.nn.Module], calls: list[OpaqueCall]) -> Iterator[None]:
+def _stand_ins(layers: Sequence[OpaqueLayer], calls: list[OpaqueCall]) -> Iterator[None]:
     """In here, a call of one of the layers writes down an opaque node."""
 
-    def stand_in(layer: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    def stand_in(layer: OpaqueLayer) -> Callable[..., torch.Tensor]:
         def forward(*arguments: Any) -> torch.Tensor:
             inputs: list[torch.Tensor] = []
             calls.append(OpaqueCall(layer, tuple(_without_tensors(a, inputs) for a in arguments)))
-            return OPAQUE(inputs, len(calls) - 1)
+            return OPAQUE(inputs, layer.result_shape(*arguments), len(calls) - 1)
 
         return forward
 

@@ -48,3 +48,14 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         context = get_forward_context()
         return self.impl.forward(q, k, v, context.kv_caches[self.layer_index], context.metadata, transform, last)
+
+    @staticmethod
+    def result_shape(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        transform: QKTransform | None = None,
+        last: torch.Tensor | None = None,
+    ) -> tuple[int, ...]:
+        """Of what `forward` returns: all that a tracer needs to know of it."""
+        return (q.shape[0] if last is None else last.shape[0], *q.shape[1:])

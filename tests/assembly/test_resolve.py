@@ -169,6 +169,8 @@ CHANGES = {
     "enable_log_requests": True,
     "metrics_prefix": "vllm",
     "otlp_traces_endpoint": "http://localhost:4318",
+    "enable_step_times": True,
+    "profile": "/nowhere",
 }
 # Fixed by this version or by the machine, or they choose the model itself.
 UNCHANGEABLE = {"model", "tokenizer", "revision", "tokenizer_revision", "hf_overrides", "trust_remote_code"} | {

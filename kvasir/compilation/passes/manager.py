@@ -43,9 +43,8 @@ class PassManager:
         self._passes = [p for p in PASSES if p.op in opaque_ops and p.name not in off]
         self.counts: Counter[str] = Counter({p.name: 0 for p in self._passes})
 
-    def run(self, module: fx.GraphModule, weight: int = 1) -> None:
-        """Mends a graph that is used `weight` times."""
+    def run(self, module: fx.GraphModule) -> None:
         for one in self._passes:
-            self.counts[one.name] += weight * one.run(module.graph)
+            self.counts[one.name] += one.run(module.graph)
         module.graph.lint()
         module.recompile()
