@@ -101,6 +101,18 @@ PAIRS: tuple[Pair, ...] = (
         lambda c: c.attention.attention_backend in ("cpp", "cpu") and c.device.device == "cuda",
     ),
     Pair(
+        "optimization_level",
+        "cudagraph_mode",
+        Verdict.WORKS,
+        "graphs are captured after the model is compiled: a replay runs the compiled pieces.",
+    ),
+    Pair(
+        "optimization_level",
+        "enforce_eager",
+        Verdict.WORKS,
+        "enforce_eager wins: nothing is compiled and nothing is captured.",
+    ),
+    Pair(
         "request.prompt_logprobs",
         "enable_prefix_caching",
         Verdict.WORKS,

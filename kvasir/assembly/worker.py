@@ -13,6 +13,7 @@ from kvasir.attention.selector import get_attn_backend
 from kvasir.compilation import CudagraphMode
 from kvasir.config import KvasirConfig
 from kvasir.config.hf import load_model_shape
+from kvasir.layers.attention import Attention
 from kvasir.loader.load import build_model, check_source, fill_model
 from kvasir.logger import get_logger
 from kvasir.models.interface import ModelBuild
@@ -95,10 +96,12 @@ def _compiler(
     """What compiles a filled model. The compiler is imported when it is called, not before."""
 
     def compile_it() -> None:
-        from kvasir.compilation.cache import code_hash, compile_folder
-        from kvasir.compilation.forward import CompileSettings, compile_forward
-        from kvasir.layers.attention import Attention
-
+        try:
+            from kvasir.compilation.cache import code_hash, compile_folder
+            from kvasir.compilation.forward import CompileSettings, compile_forward
+        except ImportError as error:  # another torch than those we know
+            logger.warning("not compiled, the model runs as it is: %s", error)
+            return
         how = config.compilation.compilation_config
         settings = CompileSettings(
             backend=how["backend"],

@@ -15,19 +15,21 @@ MAX_FOLDERS = 16
 
 
 def compile_folder(config_hash: str) -> Path:
-    """The folder for a configuration's code, made now; those used longest ago are removed.
+    """The folder of a configuration's code; it need not exist."""
+    return Path(envs.CACHE_DIR.value).expanduser() / "compile" / config_hash
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder of `compile_folder`, and removes those that were used longest ago.
 
     Others who may write there could run code here, since inductor's cache is code: it is this user's only.
     """
-    root = Path(envs.CACHE_DIR.value).expanduser() / "compile"
-    folder = root / config_hash
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.touch()
     with contextlib.suppress(OSError):  # somebody else may tidy up, too
-        by_age = sorted((f for f in root.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+        by_age = sorted((f for f in folder.parent.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
         for old in by_age[:-MAX_FOLDERS]:
             shutil.rmtree(old, ignore_errors=True)
-    return folder
 
 
 def code_hash(model: torch.nn.Module) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kvasir.compilation.backends import Run, eager, inductor
+from kvasir.compilation.cache import make_folder
 from kvasir.compilation.passes import PassManager
 from kvasir.compilation.split import Piece, Plan, split
 from kvasir.compilation.trace import OpaqueLayer, Tracer
@@ -127,6 +128,8 @@ def compile_forward(
         for piece in pieces.values():
             passes.run(piece.module)
         _dump(pieces.values(), settings.dump)
+        if settings.backend == "inductor":
+            make_folder(settings.cache)
         runs = {piece: _compiled(piece, tracer.fake_mode, device, settings) for piece in pieces.values()}
     except Exception as error:
         _give_up(error)

@@ -1,5 +1,6 @@
 """Trace, split, compile: any number of tokens, layers that are alike compiled once, and a way out when it fails."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kvasir.compilation import forward as compiling
+from kvasir.compilation.cache import MAX_FOLDERS, code_hash, make_folder
 from kvasir.compilation.forward import CompileSettings, compile_forward
 from kvasir.ops.dispatch import TRACEABLE, traced_ops
 
@@ -202,6 +204,31 @@ def test_code_that_fails_when_it_first_runs_is_taken_back(monkeypatch, lines):
     torch.testing.assert_close(model.forward(*step(5)), want)
     assert lines[-1].endswith("RuntimeError: no such instruction")
     assert "forward" not in model.__dict__
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_not_to_start(tmp_path, lines):
+    (tmp_path / "file").touch()
+    model = Plain()
+    want = model(*step(5))
+    assert compiled(model, backend="inductor", folder=tmp_path / "file" / "folder") is None
+    assert "NotADirectoryError" in lines[-1]
+    torch.testing.assert_close(model.forward(*step(5)), want)
+
+
+def test_folders_used_longest_ago_are_removed(tmp_path):
+    for i in range(MAX_FOLDERS + 5):
+        make_folder(tmp_path / f"{i:02d}")
+        os.utime(tmp_path / f"{i:02d}", (i, i))
+    make_folder(tmp_path / "04")  # used again
+    left = sorted(f.name for f in tmp_path.iterdir())
+    assert len(left) == MAX_FOLDERS and "04" in left and "03" not in left and f"{MAX_FOLDERS + 4:02d}" in left
+
+
+def test_the_code_s_hash_is_of_what_the_graph_comes_from():
+    from kvasir.layers.norm import RMSNorm
+
+    norm_only = nn.Sequential(RMSNorm(E, 1e-6, torch.float32, CPU))
+    assert code_hash(Plain()) == code_hash(Plain(5)) != code_hash(norm_only)
 
 
 def test_ops_are_themselves_outside_of_a_trace():
