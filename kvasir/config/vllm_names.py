@@ -186,8 +186,6 @@ _ROWS = (
     _refused("additional_config", "plugins of this kind are not loaded"),
     _refused("weight_transfer_config", "weights are read from files only"),
     _refused("ec_transfer_config", _NO_MEDIA),
-    _ignored("collect_detailed_traces", "a trace has the phases of its request; nothing finer is collected"),
-    _refused("profiler_config", "the server does not profile itself; `kvasir bench` measures it"),
     _refused("kv_offloading_backend", _NO_OFFLOAD, "native"),
     _refused("kv_cache_dtype_skip_layers", "the KV cache has the type of the activations"),
     _refused("kv_sharing_fast_prefill", "no model here shares KV between layers", switch=True),
