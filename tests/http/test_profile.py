@@ -35,3 +35,14 @@ def test_step_times_are_switched():
     with serving(FakeEngine(), ServerSettings(api_keys=("k",), profile=True)) as live:
         for path in ("/v1/engine/step_times", "/start_profile", "/stop_profile"):
             assert CLIENT.post(live.url + path).status_code == 401
+
+
+def test_where_there_are_keys_it_takes_an_admin_s():
+    bearer = lambda key: {"Authorization": f"Bearer {key}"}
+    paths = ("/v1/engine/step_times", "/start_profile", "/stop_profile")
+    keys = ServerSettings(api_keys=("k" * 16,), admin_keys=("a" * 16,), profile=True)
+    with serving(FakeEngine(), keys) as live:
+        assert [CLIENT.post(live.url + p, headers=bearer("k" * 16)).status_code for p in paths] == [403] * 3
+        assert [CLIENT.post(live.url + p, headers=bearer("a" * 16)).status_code for p in paths] == [200] * 3
+    with serving(FakeEngine(), ServerSettings(api_keys=("k" * 16,), profile=True)) as live:
+        assert [CLIENT.post(live.url + p, headers=bearer("k" * 16)).status_code for p in paths] == [404] * 3
