@@ -13,7 +13,7 @@ from kvasir.logger import get_logger
 
 logger = get_logger(__name__)
 DEFAULT_STEPS = 100
-MAX_STEPS = 10_000
+MAX_STEPS = 1000
 """A trace holds some hundred events a step in memory; one that nobody ends is ended here."""
 _NOTHING = contextlib.nullcontext()
 
