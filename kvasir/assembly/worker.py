@@ -61,7 +61,9 @@ def make_worker(
         compile_it = None
         if config.compilation.optimization_level:
             about = {"device": platform.name, "attention": backend.name}
-            compile_it = _compiler(config, model, device, lambda code: config.compute_hash(shape, code=code, **about))
+            compile_it = _compiler(
+                config, model, device, lambda code: config.compute_hash(shape, code=code, **about), beat
+            )
         seed = config.model.seed
         return ModelLoad(
             model,
@@ -91,7 +93,11 @@ def make_worker(
 
 
 def _compiler(
-    config: KvasirConfig, model: torch.nn.Module, device: torch.device, hash_of: Callable[[str], str]
+    config: KvasirConfig,
+    model: torch.nn.Module,
+    device: torch.device,
+    hash_of: Callable[[str], str],
+    beat: Callable[[Phase | None], None],
 ) -> Callable[[], None]:
     """What compiles a filled model. The compiler is imported when it is called, not before."""
 
@@ -111,6 +117,7 @@ def _compiler(
             cache=compile_folder(hash_of(code_hash(model))),
             dump=Path(how["dump"]).expanduser() if how["dump"] else None,
         )
-        compile_forward(model, [m for m in model.modules() if isinstance(m, Attention)], device, settings)
+        attention = [m for m in model.modules() if isinstance(m, Attention)]
+        compile_forward(model, attention, device, settings, progress=lambda: beat(None))
 
     return compile_it

@@ -4,6 +4,7 @@ eager     the ops one after another, without modules in between; nothing is gene
 inductor  torch's compiler: ops between matrix products become one kernel (C++ or Triton)
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,20 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from kvasir import envs
+from kvasir.compilation.errors import CannotCompile
 from kvasir.compilation.split import Piece
 from kvasir.ops.dispatch import TRACEABLE, untraced
 
 Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
+_SIZES = (2, 3, 16, 1000, 8192)
 
 
 def eager(piece: Piece, device: torch.device) -> Run:
     """Our ops are called directly, without torch's dispatcher in between."""
-    direct = {getattr(torch.ops.kvasir, op).default: untraced(op, device) for op in TRACEABLE}
+    direct = {getattr(torch.ops.kvasir_graph, op).default: untraced(op, device) for op in TRACEABLE}
     module = fx.GraphModule({}, fx.Graph())
     module.graph.output(module.graph.graph_copy(piece.module.graph, {}))
     for node in module.graph.nodes:
@@ -37,6 +41,9 @@ def inductor(piece: Piece, fake_mode: FakeTensorMode, cache: Path, options: Mapp
 
     Args:
         options: torch._inductor.config's, by name.
+
+    Raises:
+        CannotCompile: what was made serves some numbers of tokens only.
     """
     with envs.compiler_cache(cache):
         from torch._guards import TracingContext, tracing
@@ -55,4 +62,25 @@ def inductor(piece: Piece, fake_mode: FakeTensorMode, cache: Path, options: Mapp
             lowered = make_fx(piece.module, decomposition_table=select_decomp_table(), _allow_non_fake_inputs=True)(
                 *inputs
             )
-            return compile_fx_inner(lowered, inputs)
+            run = compile_fx_inner(lowered, inputs)
+    check_guards(fake_mode.shape_env)
+    return run
+
+
+def close_inductor() -> None:
+    """Ends the processes that inductor compiles with."""
+    from torch._inductor.async_compile import shutdown_compile_workers
+
+    shutdown_compile_workers()
+
+
+def check_guards(environment: ShapeEnv) -> None:
+    """Nobody looks at guards when a step runs, so whatever a compiler took for granted must hold for all sizes.
+
+    Sizes 0 and 1 are left out: guards tell them apart only to ask for strides that mean nothing there.
+    """
+    for guard in environment.guards:
+        symbols = sorted(guard.expr.free_symbols, key=str)
+        for sizes in itertools.product(_SIZES, repeat=len(symbols)):
+            if guard.expr.subs(dict(zip(symbols, sizes, strict=True))) == False:  # noqa: E712 (a sympy value)
+                raise CannotCompile(f"compiled for some numbers of tokens only ({guard.expr}; {guard.sloc})")

@@ -1,7 +1,7 @@
 """A model's forward pass, compiled piece by piece around attention: trace, split, mend, compile, string together."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kvasir.compilation.backends import Run, eager, inductor
+from kvasir.compilation.backends import Run, close_inductor, eager, inductor
 from kvasir.compilation.cache import make_folder
 from kvasir.compilation.passes import PassManager
 from kvasir.compilation.split import Piece, Plan, split
@@ -86,7 +86,7 @@ class _Steps:
 
 
 class CheckedForward:
-    """A compiled forward pass until its first call has gone well: if that fails, the model runs as it is.
+    """A compiled forward pass until its first call in each form has gone well: if one fails, the model runs as it is.
 
     Compilers may fail late, when generated code is first run.
     """
@@ -94,6 +94,7 @@ class CheckedForward:
     def __init__(self, model: torch.nn.Module, compiled: CompiledForward):
         self._model = model
         self._compiled = compiled
+        self._forms_left = {False, True}  # without last, and with it
 
     def __call__(
         self, input_ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None = None
@@ -104,12 +105,18 @@ class CheckedForward:
             _give_up(error)
             del self._model.forward  # from here on the class's own
             return self._model.forward(input_ids, positions, last)
-        self._model.forward = self._compiled
+        self._forms_left.discard(last is not None)
+        if not self._forms_left:
+            self._model.forward = self._compiled
         return hidden
 
 
 def compile_forward(
-    model: torch.nn.Module, opaque_layers: Sequence[OpaqueLayer], device: torch.device, settings: CompileSettings
+    model: torch.nn.Module,
+    opaque_layers: Sequence[OpaqueLayer],
+    device: torch.device,
+    settings: CompileSettings,
+    progress: Callable[[], None] = lambda: None,
 ) -> CompiledForward | None:
     """Compiles `model.forward` and puts the result in its place; None, and a line in the log, if that cannot be done.
 
@@ -117,6 +124,7 @@ def compile_forward(
 
     Args:
         opaque_layers: those that read the forward context; they run as they are.
+        progress: called when tracing is done and after each piece, since all of it together may take minutes.
     """
     started = time.perf_counter()
     try:
@@ -124,13 +132,12 @@ def compile_forward(
         tracer = Tracer(model, opaque_layers, settings.opaque_ops, device)
         everything, only_last = (split(tracer.trace(with_last), pieces) for with_last in (False, True))
         traced = time.perf_counter()
+        progress()
         passes = PassManager(settings.opaque_ops, settings.passes_off)
         for piece in pieces.values():
             passes.run(piece.module)
         _dump(pieces.values(), settings.dump)
-        if settings.backend == "inductor":
-            make_folder(settings.cache)
-        runs = {piece: _compiled(piece, tracer.fake_mode, device, settings) for piece in pieces.values()}
+        runs = _compile(pieces.values(), tracer.fake_mode, device, settings, progress)
     except Exception as error:
         _give_up(error)
         return None
@@ -145,10 +152,24 @@ def compile_forward(
     return compiled
 
 
-def _compiled(piece: Piece, fake_mode: FakeTensorMode, device: torch.device, settings: CompileSettings) -> Run:
+def _compile(
+    pieces: Iterable[Piece],
+    fake_mode: FakeTensorMode,
+    device: torch.device,
+    settings: CompileSettings,
+    progress: Callable[[], None],
+) -> dict[Piece, Run]:
     if settings.backend == "eager":
-        return eager(piece, device)
-    return inductor(piece, fake_mode, settings.cache, settings.inductor_options)
+        return {piece: eager(piece, device) for piece in pieces}
+    make_folder(settings.cache)
+    runs = {}
+    try:
+        for piece in pieces:
+            runs[piece] = inductor(piece, fake_mode, settings.cache, settings.inductor_options)
+            progress()
+    finally:
+        close_inductor()
+    return runs
 
 
 def _dump(pieces: Iterable[Piece], folder: Path | None) -> None:

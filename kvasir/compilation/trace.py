@@ -1,8 +1,8 @@
 """A model's forward pass as one graph of torch's own ops, with the number of tokens left open.
 
 The model runs once on fake tensors, which have shapes and no data, and every op it calls is written down. Layers that
-read the forward context (attention) are not looked into: each becomes one `kvasir.opaque` node, and the context is
-never entered.
+read the forward context (attention) are not looked into: each becomes one `kvasir_graph.opaque` node, and the context
+is never entered.
 """
 
 import dataclasses
@@ -21,10 +21,12 @@ from kvasir.compilation.errors import CannotCompile
 from kvasir.ops.dispatch import traced_ops
 
 _HINTS = 37, 13  # tokens, and those wanted: numbers that no model has as sizes of its own
-_fragment = torch.library.Library("kvasir", "FRAGMENT")
+_fragment = torch.library.Library("kvasir_graph", "FRAGMENT")
 _fragment.define("opaque(Tensor[] inputs, SymInt[] shape, int call) -> Tensor")
-torch.library.register_fake("kvasir::opaque", lambda inputs, shape, call: inputs[0].new_empty(shape), lib=_fragment)
-OPAQUE = torch.ops.kvasir.opaque.default
+torch.library.register_fake(
+    "kvasir_graph::opaque", lambda inputs, shape, call: inputs[0].new_empty(shape), lib=_fragment
+)
+OPAQUE = torch.ops.kvasir_graph.opaque.default
 
 
 class OpaqueLayer(Protocol):

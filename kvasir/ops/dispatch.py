@@ -120,7 +120,7 @@ def _decide(op: str, platform: str) -> tuple[Choice, Callable[..., Any]]:
 
 
 TRACEABLE = ("rms_norm", "add_rms_norm", "silu_and_mul", "linear", "gated_linear")
-"""Ops that a traced model may hold as one node: `torch.ops.kvasir.<op>` (`ops/library.py`)."""
+"""Ops that a traced model may hold as one node: `torch.ops.kvasir_graph.<op>` (`ops/library.py`)."""
 
 _opaque: frozenset[str] | None = None
 """While a model is traced: those of TRACEABLE that stay one node each."""
@@ -142,7 +142,7 @@ def untraced(op: str, device: torch.device) -> Callable[..., Any]:
 def traced_ops(opaque: Collection[str]) -> Iterator[None]:
     """In here, ops named by `opaque` are single nodes for a tracer; the others open up into their reference."""
     global _opaque
-    from kvasir.ops import library as library  # registers torch.ops.kvasir
+    from kvasir.ops import library as library  # registers torch.ops.kvasir_graph
 
     before, _opaque = _opaque, frozenset(opaque)
     try:
@@ -153,7 +153,7 @@ def traced_ops(opaque: Collection[str]) -> Iterator[None]:
 
 def _for_tracer(op: str, is_opaque: bool) -> Callable[..., Any]:
     if is_opaque:
-        return getattr(torch.ops.kvasir, op).default
+        return getattr(torch.ops.kvasir_graph, op).default
     module, _, function = TABLE[op]["native"][0].partition(":")
     return getattr(importlib.import_module(module), function)
 

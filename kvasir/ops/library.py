@@ -1,7 +1,10 @@
-"""The fused ops as `torch.ops.kvasir.*`: what a tracer sees of them, and what code made by a compiler calls.
+"""The fused ops as `torch.ops.kvasir_graph.*`: what a tracer sees of them, and what code made by a compiler calls.
 
 Eager code never comes here: it calls implementations directly, since a trip through torch's dispatcher costs as much
 as a small kernel. Importing this module registers the ops; each has a fake kernel, which says shapes and types only.
+
+A node stands for an op whoever serves it (Triton, C++, torch), so the namespace is not that of the native library,
+whose `torch.ops.kvasir.*` are one of these implementations.
 """
 
 from collections.abc import Callable
@@ -11,7 +14,7 @@ import torch
 
 from kvasir.ops.dispatch import TRACEABLE, untraced
 
-_library = torch.library.Library("kvasir", "DEF")
+_library = torch.library.Library("kvasir_graph", "DEF")
 
 
 def _like(x: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -49,7 +52,7 @@ def _register(name: str, signature: str, fake: Callable[..., Any]) -> None:
 
     _library.define(name + signature)
     _library.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"kvasir::{name}", fake, lib=_library)
+    torch.library.register_fake(f"kvasir_graph::{name}", fake, lib=_library)
 
 
 for _name in TRACEABLE:

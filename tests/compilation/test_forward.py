@@ -9,9 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from kvasir.compilation import forward as compiling
+from kvasir.compilation.backends import check_guards
 from kvasir.compilation.cache import MAX_FOLDERS, code_hash, make_folder
+from kvasir.compilation.errors import CannotCompile
 from kvasir.compilation.forward import CompileSettings, compile_forward
 from kvasir.ops.dispatch import TRACEABLE, traced_ops
 
@@ -105,12 +109,20 @@ def compiled(model, backend="eager", opaque=TRACEABLE, folder=Path("unused"), **
     return compile_forward(model, mixers, CPU, CompileSettings(backend, opaque, folder, **more))
 
 
-@pytest.mark.parametrize("shifted", [False, True])
-def test_any_number_of_tokens_gives_what_it_gave(shifted):
+@pytest.mark.parametrize(
+    "shifted, how",
+    [
+        (False, {}),
+        (True, {}),
+        (False, {"backend": "inductor"}),
+        pytest.param(True, {"backend": "inductor", "opaque": ()}, marks=pytest.mark.slow),
+    ],
+)
+def test_any_number_of_tokens_gives_what_it_gave(shifted, how, tmp_path):
     model = Plain(shifted=shifted)
     sizes = [1, 2, 3, 37, 64, 1, 500]
     want = [model(*step(n, n)) for n in sizes]
-    assert compiled(model) is not None
+    assert compiled(model, folder=tmp_path, **how) is not None
     with torch.inference_mode():
         for n, before in zip(sizes, want, strict=True):
             torch.testing.assert_close(model.forward(*step(n, n)), before, atol=1e-5, rtol=1e-5)
@@ -154,7 +166,7 @@ def test_a_dump_shows_the_graphs(tmp_path):
     compiled(Plain(3), dump=tmp_path / "graphs")
     texts = [f.read_text() for f in sorted((tmp_path / "graphs").iterdir())]
     assert [t.splitlines()[0] for t in texts] == [f"# used {n} times" for n in (2, 4, 1, 1)]
-    assert "torch.ops.kvasir.add_rms_norm" in texts[1]
+    assert "torch.ops.kvasir_graph.add_rms_norm" in texts[1]
 
 
 class Brancher(Plain):
@@ -206,6 +218,42 @@ def test_code_that_fails_when_it_first_runs_is_taken_back(monkeypatch, lines):
     assert "forward" not in model.__dict__
 
 
+def test_either_form_may_fail_when_it_first_runs(lines):
+    model = Plain()
+    want = model(*step(5))
+    made = compiled(model)
+    torch.testing.assert_close(model.forward(*step(5)), want, atol=1e-5, rtol=1e-5)
+    made._only_last = None
+    last = torch.tensor([1, 4])
+    torch.testing.assert_close(model.forward(*step(5), last), want[last])
+    assert "not compiled" in lines[-1] and "forward" not in model.__dict__
+
+
+def test_tracing_and_each_piece_are_progress(monkeypatch, tmp_path):
+    beats: list[int] = []
+    monkeypatch.setattr(compiling, "inductor", lambda piece, fake_mode, cache, options: print)
+    model = Plain()
+    mixers = [m for m in model.modules() if isinstance(m, Mixer)]
+    settings = CompileSettings("inductor", TRACEABLE, tmp_path)
+    made = compile_forward(model, mixers, CPU, settings, progress=lambda: beats.append(1))
+    assert len(beats) == 1 + made.num_compiled == 5
+
+
+def test_code_for_some_numbers_of_tokens_only_is_refused():
+    environment = ShapeEnv(specialize_zero_one=False)
+    tokens = FakeTensorMode(shape_env=environment).from_tensor(
+        torch.zeros(37, 2),
+        symbolic_context=StatelessSymbolicContext(
+            dynamic_sizes=[DimDynamic.DYNAMIC, DimDynamic.STATIC], constraint_sizes=[None, None]
+        ),
+    )
+    assert tokens.shape[0] >= 2 and tokens.shape[0] * 1024 < 2**31
+    check_guards(environment)
+    assert tokens.shape[0] < 64
+    with pytest.raises(CannotCompile, match="for some numbers of tokens only .* < 64"):
+        check_guards(environment)
+
+
 def test_a_cache_that_cannot_be_written_is_no_reason_not_to_start(tmp_path, lines):
     (tmp_path / "file").touch()
     model = Plain()
@@ -236,6 +284,6 @@ def test_ops_are_themselves_outside_of_a_trace():
 
     eager = implementation("rms_norm", CPU)
     with traced_ops(["rms_norm"]):
-        assert implementation("rms_norm", CPU) is torch.ops.kvasir.rms_norm.default
+        assert implementation("rms_norm", CPU) is torch.ops.kvasir_graph.rms_norm.default
         assert implementation("silu_and_mul", CPU).__module__ == "kvasir.ops.reference.activation"
     assert implementation("rms_norm", CPU) is eager

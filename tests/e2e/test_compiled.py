@@ -32,8 +32,8 @@ def compiled_engine(model: str, **options) -> Iterator[tuple[LLM, list]]:
     found: list = []
     original = compiling.compile_forward
 
-    def note(*args):
-        found.append(original(*args))
+    def note(*args, **more):
+        found.append(original(*args, **more))
         return found[-1]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -24,7 +24,8 @@ def test_an_engine_s_steps_in_a_file(tmp_path: Path, loop: bool):
             llm.start_profile()
         llm.generate(random_prompts(0, [5, 9]), use_tqdm=False)
         written = llm.stop_profile()
-        assert {"execute_model", "sample_tokens", "aten::mm"} <= names(written)
+        assert {"execute_model", "sample_tokens"} <= names(written)
+        assert {"aten::mm", "kvasir::linear"} & names(written)  # torch's products, or those of the native library
         assert list(tmp_path.iterdir()) == [Path(written)]
         with pytest.raises(EngineError, match="start one first"):
             llm.stop_profile()

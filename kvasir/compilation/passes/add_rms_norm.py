@@ -1,4 +1,4 @@
-"""A sum that is normalised next becomes one `kvasir.add_rms_norm`, which gives the norm and the sum."""
+"""A sum that is normalised next becomes one `kvasir_graph.add_rms_norm`, which gives the norm and the sum."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from kvasir.compilation.passes.match import aten, dtype_of, insert, is_call, is_
 def fuse_add_rms_norm(graph: fx.Graph) -> int:
     """Returns how many sums and norms became one op."""
     found = 0
-    for norm in list(graph.find_nodes(op="call_function", target=torch.ops.kvasir.rms_norm.default)):
+    for norm in list(graph.find_nodes(op="call_function", target=torch.ops.kvasir_graph.rms_norm.default)):
         total, weight, eps = norm.args
         if not _is_residual_sum(total):
             continue
@@ -20,7 +20,7 @@ def fuse_add_rms_norm(graph: fx.Graph) -> int:
         if any(user < place for user in total.users):
             continue
         x, residual = total.args[:2]
-        both = insert(graph, place, torch.ops.kvasir.add_rms_norm.default, x, residual, weight, eps)
+        both = insert(graph, place, torch.ops.kvasir_graph.add_rms_norm.default, x, residual, weight, eps)
         normed, summed = pick(graph, place, both, 0), pick(graph, place, both, 1)
         replace(norm, normed)
         replace(total, summed)

@@ -1,4 +1,4 @@
-"""`weight * (x * rsqrt(mean(x ** 2) + eps))`, as models write it, becomes one `kvasir.rms_norm`.
+"""`weight * (x * rsqrt(mean(x ** 2) + eps))`, as models write it, becomes one `kvasir_graph.rms_norm`.
 
 Wide or not: where x has 16 bits, the norm may be computed in float32 and rounded before the weight, as our op does it.
 A norm that is rounded after the weight computes something else and stays.
@@ -31,7 +31,7 @@ def fuse_rms_norm(graph: fx.Graph) -> int:
             parts = _match(node, weight, normed)
             if parts is not None:
                 x, eps = parts
-                replace(node, insert(graph, node, torch.ops.kvasir.rms_norm.default, x, weight, eps))
+                replace(node, insert(graph, node, torch.ops.kvasir_graph.rms_norm.default, x, weight, eps))
                 found += 1
                 break
     graph.eliminate_dead_code()

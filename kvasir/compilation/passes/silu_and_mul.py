@@ -1,4 +1,4 @@
-"""`silu(gate) * up`, where gate and up are the two halves of one tensor, becomes one `kvasir.silu_and_mul`."""
+"""`silu(gate) * up`, where gate and up are the two halves of one tensor, becomes one `kvasir_graph.silu_and_mul`."""
 
 import operator
 from typing import Any
@@ -16,7 +16,7 @@ def fuse_silu_and_mul(graph: fx.Graph) -> int:
         for activated, up in either_way(node):
             whole = _halves_of(activated, up)
             if whole is not None:
-                replace(node, insert(graph, node, torch.ops.kvasir.silu_and_mul.default, whole))
+                replace(node, insert(graph, node, torch.ops.kvasir_graph.silu_and_mul.default, whole))
                 found += 1
                 break
     graph.eliminate_dead_code()
