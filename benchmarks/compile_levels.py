@@ -1,10 +1,14 @@
-"""Compiled forward passes beside the eager one: over the same weights, taking turns, so that a busy machine is fair.
+r"""Compiled forward passes beside the eager one: over the same weights, taking turns, so that a busy machine is fair.
 
     python benchmarks/compile_levels.py                                             # the bundled model
     python benchmarks/compile_levels.py --model benchmarks/models/qwen3-0.6b --dummy --batch 4 --output-len 16 --rounds 6
 
+    python benchmarks/compile_levels.py --model benchmarks/models/qwen3-0.6b --dummy --levels 0 1 2 3 \
+        --batch 32 --input-len 256 --output-len 64                                  # on a card
+
 One JSON object a line: milliseconds of a step, best tenth and median over all rounds, of the prompts' step and of decode
-steps, plain loop. Engines of different processes differ by 10 % and more in where their weights lie, whatever they run.
+steps, plain loop. On a CPU, engines of different processes differ by 10 % and more in where their weights lie, whatever
+they run, so the two passes share one engine. On a card captured steps hold one of the two, so each level has its own.
 """
 
 import argparse
@@ -36,12 +40,16 @@ def compare(level: int, args: argparse.Namespace) -> None:
     llm = LLM(
         args.model, optimization_level=level, async_scheduling=False, max_num_seqs=args.batch, dtype=args.dtype,
         max_model_len=args.input_len + args.output_len + 16, enable_prefix_caching=False,
+        max_num_batched_tokens=max(args.batch * args.input_len, args.batch),
         compilation_config={"custom_ops": args.custom_ops} if args.custom_ops else {}, **more,
     )
     start_s = time.perf_counter() - started
-    model = llm.llm_engine.client._core.executor._worker.runner.model
+    worker = llm.llm_engine.client._core.executor._worker
+    model = worker.runner.model
     one_round(llm, args, 0)
-    passes = {"eager": type(model).forward.__get__(model), "compiled": model.forward}
+    passes = {"compiled" if "forward" in vars(model) else "eager": model.forward}
+    if worker.device.type == "cpu":
+        passes = {"eager": type(model).forward.__get__(model)} | passes
     prompts, decodes = {name: [] for name in passes}, {name: [] for name in passes}
     for seed in range(1, args.rounds + 1):
         for name, forward in passes.items():

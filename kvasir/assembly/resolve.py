@@ -160,7 +160,7 @@ def _decide(args: EngineArgs, shape: ModelShape, facts: Facts, *, offline: bool)
         scheduler.max_queued_tokens(args.max_queued_tokens, num_queued=queue.value, model_len=length.value),
         scheduler.async_scheduling(args.async_scheduling),
         level,
-        compilation.compilation_config(details, level.value, facts),
+        compilation.compilation_config(details, level.value),
         graphs,
         compilation.cudagraph_capture_sizes(asked["cudagraph_capture_sizes"], graphs.value, seqs.value),
         compilation.cudagraph_mixed_sizes(args.cudagraph_mixed_sizes, graphs.value, budget.value),

@@ -1,6 +1,5 @@
 """Compiled engines against eager ones: the same tokens and log-probabilities, whatever shapes the steps have."""
 
-import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -8,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from kvasir import LLM, SamplingParams
+from kvasir import SamplingParams
 from kvasir.compilation import forward as compiling
+from tests.e2e.compiled import answers, compiled_engine
 from tests.e2e.engines import engine, random_prompts
 
 MODELS = ("llama", "qwen2", "qwen3", "mistral-swa")
-LENGTHS = [70, 3, 33, 1, 48, 9, 17]
 TOLERANCE = 2e-5
 
 
@@ -24,33 +23,6 @@ def cache(tmp_path_factory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KVASIR_CACHE_DIR", str(folder))
         yield folder
-
-
-@contextlib.contextmanager
-def compiled_engine(model: str, **options) -> Iterator[tuple[LLM, list]]:
-    """An engine, and what was compiled for it."""
-    found: list = []
-    original = compiling.compile_forward
-
-    def note(*args, **more):
-        found.append(original(*args, **more))
-        return found[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiling, "compile_forward", note)
-        with engine(model, **options) as llm:
-            yield llm, found
-
-
-def answers(llm: LLM, seed: int = 0) -> list:
-    """Tokens and log-probabilities of prompts of all lengths, some greedy, some drawn."""
-    prompts = random_prompts(seed, LENGTHS)
-    params = [
-        SamplingParams(max_tokens=6 + i, temperature=float(i % 2), seed=i, logprobs=2, ignore_eos=True)
-        for i in range(len(prompts))
-    ]
-    outputs = llm.generate(prompts, params, use_tqdm=False)
-    return [(o.outputs[0].token_ids, [p.logprob for s in o.outputs[0].logprobs for p in s.values()]) for o in outputs]
 
 
 def check(model: str, level: int, **options) -> None:
@@ -74,8 +46,9 @@ def test_traced(model):
     check(model, level=1)
 
 
-def test_compiled_by_inductor():
-    check("qwen3", level=2)
+@pytest.mark.parametrize("model, ops", [("qwen3", "all"), ("llama", "none")])
+def test_compiled_by_inductor(model, ops):
+    check(model, level=2, compilation_config={"custom_ops": [ops]})
 
 
 @pytest.mark.slow
@@ -122,7 +95,7 @@ def test_the_second_start_finds_what_the_first_compiled(cache: Path):
     assert start() == (0, 4)
     assert start(seed=7, long_prefill_token_threshold=64) == (0, 4)  # change no graph
     assert set(root.glob("*")) == {*folders, mine}
-    assert start(compilation_config={"custom_ops": ["+rms_norm"]}) == (4, 0)  # changes all of them
+    assert start(compilation_config={"custom_ops": ["-rms_norm"]}) == (4, 0)  # changes all of them
     assert len(set(root.glob("*"))) == len(folders) + 2
 
 

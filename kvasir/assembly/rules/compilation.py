@@ -23,17 +23,16 @@ def optimization_level(asked: int, was_asked: bool, details: dict[str, Any], enf
     return Decision(name, compile_json.MODES[str(mode).lower()], f"compilation_config has mode {mode}")
 
 
-def compilation_config(details: dict[str, Any], level: int, facts: Facts) -> Decision:
+def compilation_config(details: dict[str, Any], level: int) -> Decision:
     """The JSON with everything said: backend, opaque_ops, passes_off, inductor options, dump folder; {} when off.
 
-    On a card our own kernels are kept, since they are better than generated ones; on a CPU, inductor fuses what
-    stands between two products better when it sees through our ops.
+    Our own kernels are kept unless asked otherwise: generated code is slower where it takes their place.
     """
     name = "compilation_config"
     if level == 0:
         return Decision(name, {}, "nothing is compiled")
     backend = details.get("backend") or ("eager" if level == 1 else "inductor")
-    opaque = set() if backend == "inductor" and facts.device == "cpu" else set(compile_json.OPS)
+    opaque = set(compile_json.OPS)
     for word in details.get("custom_ops", []):
         if word in ("all", "none"):
             opaque = set(compile_json.OPS) if word == "all" else set()
