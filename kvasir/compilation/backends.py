@@ -1,7 +1,8 @@
 """A piece -> a function from a list of tensors to a list of tensors, good for any number of tokens.
 
 eager     the ops one after another, without modules in between; nothing is generated
-inductor  torch's compiler: ops between matrix products become one kernel (C++ or Triton)
+inductor  torch's compiler: ops between matrix products become one kernel (C++ or Triton). Its code calls our ops
+          through torch's dispatcher, so a piece in which there is nothing to fuse is better off with the first
 """
 
 import itertools
@@ -34,6 +35,16 @@ def eager(piece: Piece, device: torch.device) -> Run:
     module.recompile()
     forward = module.forward
     return lambda inputs: forward(*inputs)
+
+
+def has_work_for_inductor(piece: Piece) -> bool:
+    """Whether ops of torch's stand there that could become one kernel: between ours are only views."""
+
+    def computes(node: fx.Node) -> bool:
+        is_op = isinstance(node.target, torch._ops.OpOverload) and isinstance(node.meta.get("val"), torch.Tensor)
+        return is_op and not node.target.is_view and node.target.namespace != "kvasir_graph"
+
+    return sum(map(computes, piece.module.graph.nodes)) > 1
 
 
 def inductor(piece: Piece, fake_mode: FakeTensorMode, cache: Path, options: Mapping[str, Any]) -> Run:

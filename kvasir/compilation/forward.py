@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kvasir.compilation.backends import Run, close_inductor, eager, inductor
+from kvasir.compilation.backends import Run, close_inductor, eager, has_work_for_inductor, inductor
 from kvasir.compilation.cache import make_folder
 from kvasir.compilation.passes import PassManager
 from kvasir.compilation.split import Piece, Plan, split
@@ -46,11 +46,11 @@ class CompiledForward:
     Two plans of steps, of which all but the last layer's pieces are the same.
 
     Attributes:
-        num_compiled: pieces that were compiled; nothing is compiled after the constructor.
+        num_pieces: that differ; nothing is compiled after the constructor.
     """
 
     def __init__(self, everything: Plan, only_last: Plan, runs: dict[Piece, Run]):
-        self.num_compiled = len(runs)
+        self.num_pieces = len(runs)
         self._everything = _Steps(everything, runs)
         self._only_last = _Steps(only_last, runs)
 
@@ -145,9 +145,10 @@ def compile_forward(
     model.forward = CheckedForward(model, compiled)
     counts = ", ".join(f"{name} {count}" for name, count in passes.counts.items()) or "none"
     logger.info(
-        "forward compiled by %s: %d pieces, %d of them different; passes: %s; traced in %.2f s, compiled in %.2f s",
-        settings.backend, sum(p.uses for p in pieces.values()), len(pieces), counts, traced - started,
-        time.perf_counter() - traced,
+        "forward compiled: %d pieces, %d of them different, code generated for %d; passes: %s; traced in %.2f s, "
+        "compiled in %.2f s",
+        sum(p.uses for p in pieces.values()), len(pieces), sum(_is_generated(p, settings) for p in runs), counts,
+        traced - started, time.perf_counter() - traced,
     )  # fmt: skip
     return compiled
 
@@ -159,17 +160,21 @@ def _compile(
     settings: CompileSettings,
     progress: Callable[[], None],
 ) -> dict[Piece, Run]:
-    if settings.backend == "eager":
-        return {piece: eager(piece, device) for piece in pieces}
-    make_folder(settings.cache)
-    runs = {}
-    try:
-        for piece in pieces:
-            runs[piece] = inductor(piece, fake_mode, settings.cache, settings.inductor_options)
-            progress()
-    finally:
-        close_inductor()
+    generated = [piece for piece in pieces if _is_generated(piece, settings)]
+    runs = {piece: eager(piece, device) for piece in pieces if piece not in generated}
+    if generated:
+        make_folder(settings.cache)
+        try:
+            for piece in generated:
+                runs[piece] = inductor(piece, fake_mode, settings.cache, settings.inductor_options)
+                progress()
+        finally:
+            close_inductor()
     return runs
+
+
+def _is_generated(piece: Piece, settings: CompileSettings) -> bool:
+    return settings.backend == "inductor" and has_work_for_inductor(piece)
 
 
 def _dump(pieces: Iterable[Piece], folder: Path | None) -> None:

@@ -28,9 +28,9 @@ class CompilationConfig:
 
     optimization_level: int = option(
         0,
-        help="0: the model runs as it is. 1: traced once, its graph mended, its ops run one after another. 2: the "
-        "graph's pieces between attention are compiled by torch's inductor. 3: as 2, and inductor times its choices. "
-        "CUDA graphs are chosen apart from this, by cudagraph_mode.",
+        help="0: the model runs as it is. 1: traced once, its graph mended, its ops run one after another. 2: "
+        "torch's inductor makes kernels of what stands between attention and our own ops. 3: as 2, and inductor times "
+        "its choices. CUDA graphs are chosen apart from this, by cudagraph_mode.",
         short="-O",
         check=between(0, 3),
         affects_graph=True,

@@ -135,7 +135,7 @@ def test_any_number_of_tokens_gives_what_it_gave(shifted, how, tmp_path):
 def test_layers_that_are_alike_are_compiled_once():
     few, many = compiled(Plain(2)), compiled(Plain(9))
     # Before the first mixer, between two, after the last one for all tokens, and for some of them.
-    assert few.num_compiled == many.num_compiled == 4
+    assert few.num_pieces == many.num_pieces == 4
 
 
 def test_a_mixer_is_called_once_a_layer_and_never_traced():
@@ -236,7 +236,7 @@ def test_tracing_and_each_piece_are_progress(monkeypatch, tmp_path):
     mixers = [m for m in model.modules() if isinstance(m, Mixer)]
     settings = CompileSettings("inductor", TRACEABLE, tmp_path)
     made = compile_forward(model, mixers, CPU, settings, progress=lambda: beats.append(1))
-    assert len(beats) == 1 + made.num_compiled == 5
+    assert len(beats) == 1 + made.num_pieces == 5
 
 
 def test_code_for_some_numbers_of_tokens_only_is_refused():

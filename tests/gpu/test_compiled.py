@@ -26,7 +26,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("mode", ["none", "full"])
-@pytest.mark.parametrize(("level", "ops"), [(1, "all"), (2, "all"), (2, "none")])
+@pytest.mark.parametrize(("level", "ops"), [(1, "all"), (2, "-linear"), (2, "none")])
 @pytest.mark.parametrize("model", ["llama", "qwen3"])
 def test_compiled_equals_eager(model: str, level: int, ops: str, mode: str) -> None:
     """Chunked prefill beside decode; the second round replays graphs that the first one captured."""
@@ -52,7 +52,9 @@ def test_the_second_start_finds_what_the_first_compiled() -> None:
     found = []
     for _ in range(2):
         before = counters["inductor"]["fxgraph_cache_hit"]
-        with compiled_engine("mistral-swa", **OPTIONS, optimization_level=2) as (_, compiled):
+        with compiled_engine(
+            "mistral-swa", **OPTIONS, optimization_level=2, compilation_config={"custom_ops": ["none"]}
+        ) as (_, compiled):
             assert compiled[0] is not None
         found.append(counters["inductor"]["fxgraph_cache_hit"] - before)
     assert found == [0, 4]
