@@ -29,11 +29,24 @@ def compiled_engine(model: str, **options) -> Iterator[tuple[LLM, list]]:
 
 
 def answers(llm: LLM, seed: int = 0) -> list:
-    """Tokens and log-probabilities of prompts of all lengths, some greedy, some drawn."""
+    """Tokens and log-probabilities of prompts of all lengths, some greedy, some drawn; of one also the prompt's.
+
+    So steps are of both forms: for all tokens, and for those that are sampled from.
+    """
     prompts = random_prompts(seed, LENGTHS)
     params = [
-        SamplingParams(max_tokens=6 + i, temperature=float(i % 2), seed=i, logprobs=2, ignore_eos=True)
+        SamplingParams(
+            max_tokens=6 + i,
+            temperature=float(i % 2),
+            seed=i,
+            logprobs=2,
+            prompt_logprobs=1 if i == 2 else None,
+            ignore_eos=True,
+        )
         for i in range(len(prompts))
     ]
-    outputs = llm.generate(prompts, params, use_tqdm=False)
-    return [(o.outputs[0].token_ids, [p.logprob for s in o.outputs[0].logprobs for p in s.values()]) for o in outputs]
+    found = []
+    for output in llm.generate(prompts, params, use_tqdm=False):
+        steps = [*(output.prompt_logprobs or [])[1:], *output.outputs[0].logprobs]
+        found.append((output.outputs[0].token_ids, [p.logprob for step in steps for p in step.values()]))
+    return found

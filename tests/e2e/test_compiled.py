@@ -2,15 +2,21 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kvasir import SamplingParams
+from kvasir.assembly.resolve import resolve
+from kvasir.assembly.worker import make_worker
 from kvasir.compilation import forward as compiling
+from kvasir.config import EngineArgs
+from kvasir.utils.heartbeat import Phase
 from tests.e2e.compiled import answers, compiled_engine
 from tests.e2e.engines import engine, random_prompts
+from tests.fixtures import CHECKPOINTS, checkpoint
 
 MODELS = ("llama", "qwen2", "qwen3", "mistral-swa")
 TOLERANCE = 2e-5
@@ -30,6 +36,8 @@ def cache(tmp_path_factory) -> Iterator[Path]:
 def check(model: str, level: int, **options) -> None:
     """Chunked prefill beside decode, in the plain and in the overlapped loop."""
     chunks = dict(max_num_batched_tokens=32, max_num_seqs=8)
+    if "dtype" in options:
+        chunks["dtype"] = options["dtype"]
     with engine(model, **chunks) as llm:
         want = answers(llm)
     for loop in (False, True):
@@ -38,14 +46,23 @@ def check(model: str, level: int, **options) -> None:
             (compiled,) = found
             assert compiled is not None and compiled.num_pieces == 4
             got = answers(llm)
+            runner = llm.llm_engine.client._core.executor._worker.runner
+            assert runner.model.forward is compiled, (
+                "one of its forms, for all tokens and for the last ones, did not run"
+            )
         for (tokens, logprobs), (wanted, as_before) in zip(got, want, strict=True):
             assert tokens == wanted
             assert logprobs == pytest.approx(as_before, abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", CHECKPOINTS)
 def test_traced(model):
     check(model, level=1)
+
+
+def test_traced_in_16_bits():
+    """The same ops in the same order: not even roundings differ."""
+    check("qwen3", level=1, dtype="bfloat16")
 
 
 @pytest.mark.parametrize("model, ops", [("qwen3", ["none", "+linear"]), ("llama", ["none"])])
@@ -137,9 +154,24 @@ def test_level_0_loads_no_compiler():
         "import sys; from kvasir import LLM; LLM(sys.argv[1], max_num_seqs=2).shutdown();"
         "print(sorted(m for m in sys.modules if m.startswith(('torch._inductor', 'kvasir.compilation.'))))"
     )
-    from tests.fixtures import checkpoint
-
     command = [sys.executable, "-c", code, str(checkpoint("llama"))]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=True)
     loaded = done.stdout.splitlines()[-1]
     assert "forward" not in loaded and "trace" not in loaded and "torch._inductor.compile_fx" not in loaded
+
+
+def test_each_compiled_piece_is_a_sign_of_life():
+    """A core is given up after silence, and all pieces together may take longer than it may be silent."""
+
+    def beats(**options) -> int:
+        heard: list[Phase | None] = []
+        args = EngineArgs(model=str(checkpoint("llama")), dtype="float32", cpu_threads=1, max_num_seqs=4, **options)
+        worker = make_worker(resolve(args).config, time.perf_counter(), heard.append)
+        worker.start()
+        worker.stop()
+        start = heard.index(Phase.COMPILE)
+        return heard[start : heard.index(Phase.CAPTURE)].count(None)
+
+    plain = beats()
+    # The phase's end, the trace, and four pieces.
+    assert beats(optimization_level=2, compilation_config=OPENED) == plain + 6
