@@ -147,6 +147,18 @@ def _cases(t: int, s: Sizes, device: torch.device, dtype: torch.dtype) -> list[C
             "gated_linear", f"{t} x {e} -> {i}", (2 * i * e + t * (e + i)) * size,
             bind(ops.gated_linear, lambda: new(t, e), lambda: new(2 * i, e)), 4 * t * e * i,
         ),
+        Case(
+            "norm_linear", f"{t} x {e} -> {qkv}", (qkv * e + t * (3 * e + qkv)) * size,
+            bind(ops.norm_linear, lambda: new(t, e), lambda: new(t, e), lambda: new(e), eps, lambda: new(qkv, e)),
+            2 * t * e * qkv,
+        ),
+        Case(
+            "norm_gated_linear", f"{t} x {e} -> {i}", (2 * i * e + t * (3 * e + i)) * size,
+            bind(
+                ops.norm_gated_linear, lambda: new(t, e), lambda: new(t, e), lambda: new(e), eps, lambda: new(2 * i, e)
+            ),
+            4 * t * e * i,
+        ),
     ]  # fmt: skip
 
 

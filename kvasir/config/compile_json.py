@@ -3,7 +3,9 @@
 import difflib
 from typing import Any
 
-OPS = ("rms_norm", "add_rms_norm", "silu_and_mul", "linear", "gated_linear")
+OPS = (
+    "rms_norm", "add_rms_norm", "silu_and_mul", "linear", "gated_linear", "norm_linear", "norm_gated_linear",
+)  # fmt: skip
 PASSES = ("fuse_rms_norm", "fuse_add_rms_norm", "fuse_silu_and_mul")
 BACKENDS = ("eager", "inductor")
 MODES = {"0": 0, "none": 0, "3": 2, "vllm_compile": 2}

@@ -119,7 +119,9 @@ def _decide(op: str, platform: str) -> tuple[Choice, Callable[..., Any]]:
     raise ImportError(f"op {op!r} has no importable implementation for {platform!r}: {'; '.join(refused)}")
 
 
-TRACEABLE = ("rms_norm", "add_rms_norm", "silu_and_mul", "linear", "gated_linear")
+TRACEABLE = (
+    "rms_norm", "add_rms_norm", "silu_and_mul", "linear", "gated_linear", "norm_linear", "norm_gated_linear",
+)  # fmt: skip
 """Ops that a traced model may hold as one node: `torch.ops.kvasir_graph.<op>` (`ops/library.py`)."""
 
 _opaque: frozenset[str] | None = None

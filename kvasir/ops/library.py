@@ -37,12 +37,27 @@ def _gated(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     return x.new_empty((*x.shape[:-1], weight.shape[0] // 2))
 
 
+def _normed(
+    x: torch.Tensor, residual: torch.Tensor, norm_weight: torch.Tensor, eps: float, weight: torch.Tensor, *bias: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _projected(x, weight), x.new_empty(residual.shape)
+
+
+def _normed_gated(
+    x: torch.Tensor, residual: torch.Tensor, norm_weight: torch.Tensor, eps: float, weight: torch.Tensor, *bias: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _gated(x, weight), x.new_empty(residual.shape)
+
+
+_NORMED = "(Tensor x, Tensor residual, Tensor norm_weight, float eps, Tensor weight, Tensor? bias=None)"
 _SIGNATURES: dict[str, tuple[str, Callable[..., Any]]] = {
     "rms_norm": ("(Tensor x, Tensor weight, float eps) -> Tensor", _like),
     "add_rms_norm": ("(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)", _two_like),
     "silu_and_mul": ("(Tensor x) -> Tensor", _half),
     "linear": ("(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor", _projected),
     "gated_linear": ("(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor", _gated),
+    "norm_linear": (f"{_NORMED} -> (Tensor, Tensor)", _normed),
+    "norm_gated_linear": (f"{_NORMED} -> (Tensor, Tensor)", _normed_gated),
 }
 
 

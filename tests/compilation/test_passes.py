@@ -203,6 +203,8 @@ def test_ops_and_their_fakes_agree(op):
         "silu_and_mul": (BATCH,),
         "linear": (BATCH, square, WEIGHT),
         "gated_linear": (BATCH, gate),
+        "norm_linear": (BATCH, OTHER, WEIGHT, 1e-6, square, WEIGHT),
+        "norm_gated_linear": (BATCH, OTHER, WEIGHT, 1e-6, gate),
     }[op]
     torch.library.opcheck(
         getattr(torch.ops.kvasir_graph, op).default, inputs, test_utils=("test_schema", "test_faketensor")
