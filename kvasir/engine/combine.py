@@ -37,9 +37,15 @@ def _states(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return whole
 
 
+def _of_workers(values: Sequence[Any]) -> Any:
+    """What a worker says is a text, or nothing."""
+    return "; ".join(map(str, values)) if any(value is not None for value in values) else None
+
+
 _HOW: dict[str, Callable[[Sequence[Any]], Any]] = {
     "reset_prefix_cache": all,
     "check_integrity": lambda values: None,
     "stats": _stats,
     "state": _states,
+    "worker": _of_workers,
 }

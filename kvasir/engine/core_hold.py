@@ -41,7 +41,7 @@ class CoreHold(Protocol):
     def send(self, message: EngineCoreRequest | Control) -> None:
         """To the core, when there is one."""
 
-    async def call(self, name: str, **args: Any) -> Any:
+    async def call(self, name: str, /, **args: Any) -> Any:
         """Raises EngineError with the core's words, EngineDeadError when it is gone."""
 
     async def check(self, *, fully: bool) -> None:

@@ -31,7 +31,7 @@ class RemoteCore:
                 message.client_index = self.client_index
             self._connection.send(message)
 
-    async def call(self, name: str, **args: Any) -> Any:
+    async def call(self, name: str, /, **args: Any) -> Any:
         return await self._connection.call(name, **args)
 
     async def check(self, *, fully: bool) -> None:

@@ -48,7 +48,7 @@ class SupervisedCore:
         elif self._quarantine.offer(message.request_id):
             self.client.send(message)
 
-    async def call(self, name: str, **args: Any) -> Any:
+    async def call(self, name: str, /, **args: Any) -> Any:
         await self.check(fully=False)
         return await self.client.call(name, **args)
 

@@ -62,7 +62,7 @@ def serve_front(sock: socket.socket, place: socket.socket) -> int:
         return 0
     core = RemoteCore(sock, settings.index)
     engine = make_front(settings.config, wire.decode(frame), core, tokenizer, settings.count)
-    http = settings_of(args, settings.config.observability.enable_log_requests)
+    http = settings_of(args, settings.config.observability)
     server = front_of(engine, http, place, args, make_tls(args))
     listen(place)
     gc.collect()
