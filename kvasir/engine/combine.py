@@ -22,7 +22,20 @@ def combine(name: str, values: Sequence[Any]) -> Any:
 def _stats(values: Sequence[list[Any]]) -> list[Any]:
     """SchedulerStats as plain lists whose last fields may be left out; all of them are sums."""
     longest = max(map(len, values), default=0)
-    return [sum(value[i] for value in values if i < len(value)) for i in range(longest)]
+    return [_sum([value[i] for value in values if i < len(value)]) for i in range(longest)]
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    """Of numbers, or field by field of lists and of mappings of them; None is nothing."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    if isinstance(there[0], dict):
+        names = dict.fromkeys(name for value in there for name in value)
+        return {name: _sum([value.get(name) for value in there]) for name in names}
+    if isinstance(there[0], list):
+        return [_sum(column) for column in zip(*there, strict=True)]
+    return sum(there)
 
 
 def _states(values: Sequence[dict[str, Any]]) -> dict[str, Any]:

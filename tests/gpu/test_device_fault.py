@@ -38,7 +38,13 @@ def test_a_device_fault_and_a_kill(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(front, "CORE_MODULE", "tests.faults.poisoned_core")
     monkeypatch.setenv(POISON, json.dumps({str(DEADLY): ["device_assert", 3]}))
     engine = AsyncLLM.from_engine_args(
-        EngineArgs(model="kvasir-demo", gpu_memory_utilization=0.5, incident_dir=str(tmp_path), max_core_restarts=2)
+        EngineArgs(
+            model="kvasir-demo",
+            gpu_memory_utilization=0.5,
+            max_num_seqs=8,  # few blocks: under test every step audits all of them
+            incident_dir=str(tmp_path),
+            max_core_restarts=2,
+        )
     )
     try:
         asyncio.run(_run(engine, tmp_path))

@@ -28,13 +28,15 @@ class Case:
     answer: str
 
 
-def cases(skill: str, count: int, seed: int) -> list[Case]:
-    """Held-out cases of one skill; a third of them come after other turns."""
+def cases(skill: str, count: int, seed: int, turns: int | None = None) -> list[Case]:
+    """Held-out cases of one skill, each after so many other turns; None: a third of them after one or four."""
     rng = random.Random(f"{skill}{seed}")
     found: list[Case] = []
     seen: set[str] = set()
     for _ in range(count * 20):
-        messages, tools = held_out_chat(rng, skill, turns_before=rng.choice((0, 0, 0, 0, 1, 4)))
+        messages, tools = held_out_chat(
+            rng, skill, turns_before=rng.choice((0, 0, 0, 0, 1, 4)) if turns is None else turns
+        )
         question = json.dumps(messages[-2:])
         if question not in seen or skill == "memory":
             seen.add(question)
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("--draft", type=Path)
     parser.add_argument("--per-skill", type=int, default=200)
     parser.add_argument("--skills", nargs="+", default=list(SKILLS), choices=SKILLS)
+    parser.add_argument("--turns", type=int, help="turns of other skills before each question")
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=5)
@@ -98,7 +101,7 @@ def main() -> None:
     report: dict[str, Any] = {"per_skill": args.per_skill, "exact_match": {}}
     same = total = 0
     for skill in args.skills:
-        todo = sorted(cases(skill, args.per_skill, args.seed), key=lambda case: len(case.answer))
+        todo = sorted(cases(skill, args.per_skill, args.seed, args.turns), key=lambda case: len(case.answer))
         right = 0
         for start in range(0, len(todo), args.batch):
             batch = todo[start : start + args.batch]
@@ -107,7 +110,8 @@ def main() -> None:
                 if answer != case.answer and args.failures:
                     print(skill, case.messages[-1]["content"], "|", case.answer, "|", answer)
         report["exact_match"][skill] = round(right / len(todo), 4)
-        print(f"{skill:14s} {right}/{len(todo)} = {right / len(todo):.3f}", flush=True)
+        longest = max(len(greedy.prompt(case)) for case in todo)
+        print(f"{skill:14s} {right}/{len(todo)} = {right / len(todo):.3f}, longest prompt {longest} tokens", flush=True)
         if draft:
             for case in todo[::5]:
                 pairs = list(zip(greedy.choices(case), draft.choices(case), strict=True))
