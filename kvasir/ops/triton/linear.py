@@ -1,7 +1,7 @@
 """Projections on the GPU: our own kernel while reading the weight is all there is to it, the library's beyond.
 
 The library is better than 90 % of the bandwidth for large weights and near half of it for small ones; ours is above it in
-both, by 3 to 20 % (docs/design/gpu-kernels.md), as long as the rows are few.
+both, by 3 to 20 % (benchmarks/results/h100), as long as the rows are few.
 """
 
 import torch
