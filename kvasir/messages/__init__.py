@@ -31,6 +31,7 @@ from kvasir.messages.step import (
     TokenMasks,
 )
 from kvasir.messages.structured import GuidedDecodingParams, StructuredOutputsParams
+from kvasir.messages.thinking import ThinkingBudget
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -61,6 +62,7 @@ __all__ = [
     "SlotRequest",
     "StructuredOutputsParams",
     "TextPrompt",
+    "ThinkingBudget",
     "TokenLogprobs",
     "TokenMasks",
     "TokensPrompt",

@@ -8,6 +8,7 @@ import msgspec
 
 from kvasir.errors import UserError
 from kvasir.messages.structured import StructuredOutputsParams
+from kvasir.messages.thinking import ThinkingBudget
 
 MAX_N = 128
 MAX_STOP_STRINGS = 64
@@ -82,6 +83,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     skip_reading_prefix_cache: bool | None = None
     structured_outputs: StructuredOutputsParams | None = None
     guided_decoding: StructuredOutputsParams | None = None  # the older name of the same
+    thinking: ThinkingBudget | None = None
     extra_args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

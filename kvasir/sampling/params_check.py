@@ -19,6 +19,9 @@ def check_request(request: SlotRequest, vocab_size: int) -> None:
     _check_ids("allowed_token_ids", params.allowed_token_ids or (), vocab_size)
     _check_ids("stop_token_ids", params.stop_token_ids or (), vocab_size)
     _check_ids("stop_token_ids", request.stop_token_ids, vocab_size)
+    if params.thinking is not None:
+        tags = (params.thinking.start_token_id, params.thinking.end_token_id)
+        _check_ids("thinking", (token_id for token_id in tags if token_id is not None), vocab_size)
     for word in request.bad_words_token_ids:
         _check_ids("bad_words", word, vocab_size)
         if len(word) > MAX_BAD_WORD_TOKENS:

@@ -1,7 +1,8 @@
 """Sampler: logits and rows -> tokens. The order of work, on one screen:
 
-raw log-probabilities -> processors (allowed ids, bias, bad words, min tokens, penalties, plugins) -> temperature ->
-min-p, top-k, top-p as one cut-off for each row -> argmax of logits / temperature + noise (greedy rows: no noise).
+raw log-probabilities -> processors (allowed ids, bias, bad words, min tokens, penalties, thinking, plugins) ->
+temperature -> min-p, top-k, top-p as one cut-off for each row -> argmax of logits / temperature + noise (greedy rows:
+no noise).
 """
 
 from dataclasses import replace

@@ -3,8 +3,10 @@
 import pytest
 
 from kvasir import SamplingParams
+from kvasir.messages import ThinkingBudget
 from tests.e2e.engines import Totals, engine, random_prompts
 
+END_OF_THOUGHT = 7  # of the fixtures' tokenizer
 KINDS = {
     "temperature": dict(temperature=0.9),
     "top-k": dict(temperature=1.0, top_k=7),
@@ -13,6 +15,7 @@ KINDS = {
     "bias": dict(temperature=0.8, logit_bias={50: 3.0, 51: -100.0}, min_tokens=10),
     "allowed": dict(temperature=1.0, allowed_token_ids=list(range(100, 140))),
     "bad words": dict(temperature=0.6, bad_words=["the", " a"]),
+    "thinking": dict(temperature=1.0, thinking=ThinkingBudget(9, END_OF_THOUGHT, inside=True)),
 }
 WAYS = {
     "plain": dict(async_scheduling=False),
@@ -26,7 +29,7 @@ WAYS = {
 
 
 def answers(way: str) -> dict[str, list[int]]:
-    prompts = random_prompts(11, [4, 30, 19, 44, 8, 25, 13])
+    prompts = random_prompts(11, [4, 30, 19, 44, 8, 25, 13, 17])
     params = [
         SamplingParams(seed=100 + i, max_tokens=24, ignore_eos=True, **kind) for i, kind in enumerate(KINDS.values())
     ]
@@ -40,6 +43,7 @@ def answers(way: str) -> dict[str, list[int]]:
     assert found["penalties"] == alone
     assert all(100 <= t < 140 for t in found["allowed"])
     assert 51 not in found["bias"]
+    assert END_OF_THOUGHT in found["thinking"][:10]
     return found
 
 

@@ -85,6 +85,8 @@ def chat_params(
 def completion_params(
     request: CompletionRequest, num_prompt: int, limits: Limits, defaults: dict[str, Any]
 ) -> SamplingParams:
+    if request.thinking_token_budget is not None:
+        raise UserError("a completion has no thoughts to bound; send a chat.", param="thinking_token_budget")
     limits.check_logprobs("logprobs", request.logprobs)
     _check_prompt_logprobs(request, limits)
     asked = request.max_tokens

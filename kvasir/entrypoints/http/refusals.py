@@ -13,11 +13,6 @@ def _given(value: Any) -> bool:
 
 # field -> (does this value ask for it?, what to say)
 _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "thinking_token_budget": (
-        lambda v: v is not None,
-        "a budget for thoughts is not available; bound the answer with max_tokens, or turn thoughts off with "
-        'reasoning_effort "none".',
-    ),
     "use_beam_search": (_given, "beam search is not available; sample with n and compare logprobs."),
     "logits_processors": (_given, "logits processors cannot be sent over HTTP."),
     "suffix": (_given, "suffix (fill in the middle) is not available."),

@@ -88,7 +88,6 @@ class SamplingFields(Struct, kw_only=True):
     guided_whitespace_pattern: str | None = None
 
     # Declared to be refused (refusals.py).
-    thinking_token_budget: int | None = None
     use_beam_search: bool | None = None
     best_of: int | None = None
     logits_processors: Any = None
@@ -100,6 +99,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
     logprobs: int | None = None
     suffix: str | None = None
     prompt_embeds: Any = None
+    thinking_token_budget: int | None = None
 
 
 class ContentPart(Struct, kw_only=True):
@@ -152,6 +152,7 @@ class TemplateFields(SamplingFields, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: Annotated[str, Meta(min_length=1, max_length=32)] | None = None
     include_reasoning: bool | None = None
+    thinking_token_budget: int | None = None
     documents: Annotated[list[dict[str, Any]], Meta(max_length=1024)] | None = None
 
 

@@ -54,7 +54,7 @@ class Serving:
         self.model_names: tuple[str, ...] = tuple(model.served_model_name)
         self.limits = Limits(engine.max_model_len, model.max_logprobs)
         self.renderer = PromptRenderer(engine.tokenizer, settings, engine.max_model_len)
-        self._structures = Structures(settings, engine.tokenizer.chat_template if engine.tokenizer else None)
+        self._structures = Structures(settings, engine.tokenizer)
 
     def check_model(self, name: str | None) -> str:
         """A request without a model gets the one there is."""
@@ -77,17 +77,19 @@ class Serving:
         return self._answer(chat.stream, shape, request, request_id, chat.model)
 
     async def start_chat(
-        self, request: ChatCompletionRequest, request_id: str, *, clip_max_tokens: bool = False
+        self, request: ChatCompletionRequest, request_id: str, *, lenient: bool = False
     ) -> Chat:
         """The path that all chat APIs share: everything is checked, nothing is started.
 
-        `clip_max_tokens`: a max_tokens beyond the context is lowered, not refused.
+        `lenient`: a max_tokens beyond the context is lowered, and a budget that this model's thoughts cannot be held to
+        is passed over, where they would be refused.
         """
         model = self._check(request)
-        prompt, params = await self.render_chat(request, clip_max_tokens)
+        prompt, params = await self.render_chat(request, clip_max_tokens=lenient)
         if request.skip_special_tokens is None and self._structures.keeps_special_tokens(request):
             params.skip_special_tokens = False
         self._structures.constrain(request, prompt.text, params)
+        params.thinking = self._structures.thinking(request, prompt.text, lenient)
         job = self._job(request, request_id, 0, prompt, params)
         structure = self._structures.of(request, prompt.text, params.n)
         token_text = self._token_id_text if request.return_tokens_as_token_ids else self._token_text

@@ -1,13 +1,16 @@
 """The text of a delta -> reasoning, content and tool calls, one parser for each choice."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kvasir.entrypoints.http.constraints import chat_structure
 from kvasir.entrypoints.http.deltas import CallDelta, Delta
 from kvasir.entrypoints.http.schema import TemplateFields
 from kvasir.entrypoints.http.settings import ServerSettings
+from kvasir.entrypoints.http.thinking import thought_marks
+from kvasir.errors import UserError
 from kvasir.logger import get_logger
-from kvasir.messages import SamplingParams
+from kvasir.messages import SamplingParams, ThinkingBudget
 from kvasir.parsers import (
     ContentDelta,
     Event,
@@ -23,6 +26,9 @@ from kvasir.parsers import (
     reasoning_family,
     tool_family,
 )
+
+if TYPE_CHECKING:
+    from kvasir.tokenizer import Tokenizer
 
 logger = get_logger(__name__)
 
@@ -81,15 +87,16 @@ class Structure:
 class Structures:
     """Chooses the parsers of a server once, and of each request then."""
 
-    def __init__(self, settings: ServerSettings, model_template: str | None):
+    def __init__(self, settings: ServerSettings, tokenizer: "Tokenizer | None"):
         name: str | None = settings.tool_call_parser
         if name == "auto":
-            name = detect_tool_family(settings.chat_template or model_template)
+            name = detect_tool_family(settings.chat_template or (tokenizer.chat_template if tokenizer else None))
             if name is not None:
                 logger.info("tool calls are read as %s (seen in the chat template; --tool-call-parser)", name)
         self._tools = tool_family(name) if name not in (None, "none") else None
         reasoning = settings.reasoning_parser
         self._reasoning = reasoning_family(reasoning) if reasoning != "none" else None
+        self._marks = thought_marks(self._reasoning, tokenizer)
 
     def keeps_special_tokens(self, request: TemplateFields) -> bool:
         """Whether the marks that the parsers look for would be lost with the special tokens."""
@@ -100,6 +107,16 @@ class Structures:
         """What the answer must be, with the calls and thoughts that belong to it."""
         wanted = params.structured_outputs
         params.structured_outputs = chat_structure(request, prompt, wanted, self._tools, self._reasoning)
+
+    def thinking(self, request: TemplateFields, prompt: str | None, lenient: bool) -> ThinkingBudget | None:
+        """How long the model may think; `lenient` lets a wish that cannot be met go unmet."""
+        if request.thinking_token_budget is None:
+            return None
+        if isinstance(self._marks, str):
+            if lenient:
+                return None
+            raise UserError(self._marks, param="thinking_token_budget")
+        return self._marks.bound(request.thinking_token_budget, prompt)
 
     def of(self, request: TemplateFields, prompt: str | None, num_choices: int) -> Structure | None:
         """None leaves the text as it is."""

@@ -28,7 +28,7 @@ class Messages:
     async def create(self, request: MessagesRequest, request_id: str) -> Answer:
         with renamed(CHAT_NAMES):
             # A max_tokens larger than the context is usual here, and the answer's stop_reason can say what happened.
-            chat = await self._serving.start_chat(chat_request(request), request_id, clip_max_tokens=True)
+            chat = await self._serving.start_chat(chat_request(request), request_id, lenient=True)
         clipped = request.max_tokens != chat.params.max_tokens
         usage = chat.stream.usage
         return Answer(chat.stream, MessageFormat(f"msg_{uuid.uuid4().hex}", request_id, chat.model, usage, clipped))

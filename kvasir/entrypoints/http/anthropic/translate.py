@@ -23,7 +23,11 @@ from kvasir.entrypoints.http.schema import (
 )
 from kvasir.errors import UserError
 
-CHAT_NAMES = {"response_format": "output_config.format", "reasoning_effort": "output_config.effort"}
+CHAT_NAMES = {
+    "response_format": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    "thinking_token_budget": "thinking.budget_tokens",
+}
 
 
 def chat_request(request: PromptFields) -> ChatCompletionRequest:
@@ -154,7 +158,7 @@ def _choose_tools(fields: dict[str, Any], request: PromptFields) -> None:
 
 
 def _think(fields: dict[str, Any], request: PromptFields) -> None:
-    """Templates call the switch by one of two names. A budget is not a promise of this API's; max_tokens holds."""
+    """Templates call the switch by one of two names."""
     if request.thinking is not None and request.thinking.type != "adaptive":
         on = request.thinking.type == "enabled"
         fields["chat_template_kwargs"] = {
@@ -162,6 +166,8 @@ def _think(fields: dict[str, Any], request: PromptFields) -> None:
             "thinking": on,
             **(request.chat_template_kwargs or {}),
         }
+        if on and request.thinking.budget_tokens is not None:
+            fields["thinking_token_budget"] = request.thinking.budget_tokens
     config = request.output_config
     if config is not None and config.effort is not None:
         fields["reasoning_effort"] = config.effort
