@@ -13,8 +13,7 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
     raw = response.read().decode("utf-8")
     assert raw.endswith("data: [DONE]\n\n")
     blocks = raw.removesuffix("\n\n").split("\n\n")
-    while blocks[0] == ": waiting":  # a comment, only before the first event
-        del blocks[0]
+    blocks = [block for block in blocks if block != ": waiting"]  # a comment, wherever nothing else is said for long
     assert all(b.startswith("data: ") and "\n" not in b for b in blocks), raw
     payloads = [b.removeprefix("data: ") for b in blocks]
     assert payloads.count("[DONE]") == 1

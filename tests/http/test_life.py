@@ -4,11 +4,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from kvasir.entrypoints.http import reply
 from kvasir.entrypoints.http.guard.middleware import OPEN_PATHS
+from kvasir.entrypoints.http.protocol import BoundedHttpProtocol
 from kvasir.entrypoints.http.settings import ServerSettings
 from kvasir.errors import EngineRestartingError
 from tests.http import sse
@@ -64,6 +68,26 @@ def test_headers_do_not_wait_for_ever() -> None:
         for api, body in (("responses", {"input": "Hi"}), ("messages", ASK)):
             text = CLIENT.post(f"{live.url}/v1/{api}", json={**body, "stream": True}).text
             assert text.startswith(": waiting\n\nevent: "), api
+
+
+@pytest.mark.parametrize("protocol", [BoundedHttpProtocol, HttpToolsProtocol])
+def test_a_stream_that_falls_silent_shows_that_it_lives(protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle, and while all that is written is a thought which is not shown; not while tokens come."""
+    monkeypatch.setattr(reply, "KEEP_ALIVE_S", 0.15)
+    settings = ServerSettings(reasoning_parser="qwen3")
+    with serving(FakeEngine(), settings, protocol) as live:
+
+        def comments(text: str, delay_s: float, **more: Any) -> int:
+            live.engine.script = Script(text=text, delay_s=delay_s)
+            body = {**ASK, "stream": True, "include_reasoning": False, **more}
+            answer = CLIENT.post(live.url + "/v1/chat/completions", json=body)
+            whole = sse.collect(sse.events(answer), chat=True, usage=False)
+            assert whole["choices"][0]["text"] == text.rpartition("</think>")[2]
+            return answer.text.count(": waiting\n\n")
+
+        assert comments("ab", 0.5) >= 3
+        assert comments("<think>" + "a" * 60 + "</think>b", 0.01) >= 2
+        assert comments("a" * 60, 0.01) == 0
 
 
 def test_a_slow_reader_holds_nothing_up(server: LiveServer) -> None:

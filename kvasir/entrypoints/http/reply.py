@@ -16,8 +16,10 @@ SSE_HEADERS = (
 
 
 KEEP_ALIVE = b": waiting\n\n"
-"""A comment, which clients pass over: proxies cut off a stream that says nothing while its prompt is computed."""
+"""A comment, which clients pass over: proxies cut off a stream that says nothing, while its prompt is computed, while the
+engine is started again, or while the model writes what is not shown."""
 KEEP_ALIVE_S = 10.0
+"""How often is looked whether something was sent, so a stream is silent for less than twice as long."""
 
 
 class Reply:
@@ -30,6 +32,7 @@ class Reply:
         self._news = asyncio.Event()
         self._source: Source | None = None
         self._pumping = True
+        self._silent = True  # since the last look
         self._failure: Exception | None = None
         self.started = False
 
@@ -45,19 +48,36 @@ class Reply:
         try:
             await source.start(self._on_news)
             await self._write(await self._first_piece(source))
+            look_at = asyncio.get_running_loop().time() + KEEP_ALIVE_S
             while not source.finished:
                 self._pumping = self._direct is None
-                await self._news.wait()
-                self._news.clear()
+                is_news = await self._news_before(look_at)
                 self._pumping = True  # from here on news must not overtake what is sent here
                 if self._failure is not None:
                     raise self._failure
-                if not source.finished:
+                if not is_news:
+                    look_at += KEEP_ALIVE_S
+                    await self._look()
+                elif not source.finished:
                     await self._write(source.take())
         finally:
             self._pumping = True
             source.close()
         await self._send({"type": "http.response.body", "body": b""})
+
+    async def _news_before(self, look_at: float) -> bool:
+        try:
+            async with asyncio.timeout_at(look_at):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        self._news.clear()
+        return True
+
+    async def _look(self) -> None:
+        if self._silent:
+            await self._write(KEEP_ALIVE)
+        self._silent = True
 
     async def _first_piece(self, source: Source) -> bytes:
         """Sends the headers as well. A refusal by the engine comes before the first piece and deserves its own status;
@@ -90,6 +110,7 @@ class Reply:
             self._news.set()
             return
         if piece:
+            self._silent = False
             direct.write(piece)
         if source.finished:
             self._news.set()
@@ -106,4 +127,5 @@ class Reply:
     async def _write(self, piece: bytes) -> None:
         """Waits while the client's socket is full; the engine merges tokens meanwhile."""
         if piece:
+            self._silent = False
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
