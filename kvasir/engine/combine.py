@@ -60,5 +60,6 @@ _HOW: dict[str, Callable[[Sequence[Any]], Any]] = {
     "check_integrity": lambda values: None,
     "stats": _stats,
     "state": _states,
+    "progress": lambda values: {request_id: figures for value in values for request_id, figures in value.items()},
     "worker": _of_workers,
 }

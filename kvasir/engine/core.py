@@ -257,13 +257,15 @@ class EngineCore:
             return self._times.switch(bool(args["on"]))
         if name == "state":
             return self.scheduler.make_state()
+        if name == "progress":
+            return self.scheduler.prompt_progress(args["request_ids"])
         if name == "check_integrity":
             return self.scheduler.check_integrity()
         if name == "worker":
             return self.executor.call(args["name"], args.get("args", {}))
         raise ConfigError(
             f"unknown control call {name!r}; known: abort, reset_prefix_cache, stats, step_times, state, "
-            "check_integrity, worker"
+            "progress, check_integrity, worker"
         )
 
     def shutdown(self) -> None:

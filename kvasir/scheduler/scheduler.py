@@ -434,6 +434,11 @@ class Scheduler:
         """The present state in detail, for people who watch. Changes nothing."""
         return make_state(self, self._clock())
 
+    def prompt_progress(self, request_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Of those that run: tokens of the prompt that were found in the cache, and tokens computed, those included."""
+        running = [req for i in request_ids if (req := self._requests.get(i)) and req.state is RequestState.RUNNING]
+        return {req.request_id: (req.num_cached, min(req.num_computed, req.num_prompt)) for req in running}
+
     def reset_prefix_cache(self) -> bool:
         """Forgets cached prefixes; refused (False) while requests hold blocks."""
         return self.kv.reset_prefix_cache()

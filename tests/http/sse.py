@@ -28,6 +28,9 @@ def collect(chunks: list[dict[str, Any]], *, chat: bool, usage: bool, continuous
     final_usage = None
     for at, chunk in enumerate(chunks):
         assert {k: chunk[k] for k in head} == head
+        if "prompt_progress" in chunk:
+            assert not choices and chunk["choices"] == [], "the progress of prompts is said before anything else"
+            continue
         if not chunk["choices"]:
             assert usage and at == len(chunks) - 1, "only the last chunk has no choices"
             final_usage = chunk["usage"]

@@ -1,4 +1,4 @@
-"""`thinking_token_budget` on a real engine: the thought ends in time, and what follows it is the answer that was asked for."""
+"""`thinking_token_budget` on a real engine: the thought ends in time, and the answer that was asked for follows it."""
 
 import json
 from collections.abc import Iterator
@@ -58,10 +58,16 @@ def test_a_thought_ends_in_time(client: openai.OpenAI, budget: int) -> None:
 
 
 def test_the_shape_comes_after_the_thought(client: openai.OpenAI) -> None:
-    schema: dict[str, Any] = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"]}
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "maximum": 99}},
+        "required": ["n"],
+    }
     schema["additionalProperties"] = False
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
-    choice = ask(client, 3, response_format=form, extra={"min_tokens": 0, "ignore_eos": False}, max_tokens=60).choices[0]
+    choice = ask(client, 3, response_format=form, extra={"min_tokens": 0, "ignore_eos": False}, max_tokens=60).choices[
+        0
+    ]
     assert choice.finish_reason == "stop" and set(json.loads(choice.message.content)) == {"n"}
     assert choice.model_extra["token_ids"].index(end_id(client)) == 3
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kvasir.entrypoints.http.deltas import Delta, DeltaStream
+from kvasir.entrypoints.http.progress import PromptProgress
 from kvasir.entrypoints.http.source import Source
 from kvasir.messages import RequestOutputKind
 
@@ -31,13 +32,15 @@ class Format(Protocol):
 class Answer:
     """One request that passed every check, not started yet."""
 
-    def __init__(self, stream: DeltaStream, fmt: Format):
+    def __init__(self, stream: DeltaStream, fmt: Format, progress: PromptProgress | None = None):
         self._stream = stream
         self._format = fmt
+        self._progress = progress
 
     def source(self) -> Source:
         """Server-sent events, the last ones included."""
-        return _Events(self._stream, self._format)
+        events = _Events(self._stream, self._format)
+        return events if self._progress is None else _EventsWithProgress(events, self._progress)
 
     async def whole(self) -> bytes:
         """The stream, collected: nothing is read before a job is complete, and then all of it at once."""
@@ -78,3 +81,38 @@ class _Events:
 
     def close(self) -> None:
         self._stream.close()
+
+
+class _EventsWithProgress:
+    """An answer's events, and before the first of them how far its prompts are."""
+
+    def __init__(self, events: _Events, progress: PromptProgress):
+        self._events = events
+        self._progress: PromptProgress | None = progress
+
+    @property
+    def finished(self) -> bool:
+        return self._events.finished
+
+    async def start(self, on_news: Callable[[], None]) -> None:
+        await self._events.start(on_news)
+        if self._progress is not None:
+            self._progress.start(on_news)
+
+    def take(self) -> bytes:
+        piece = self._events.take()
+        if self._progress is None:
+            return piece
+        if not piece:
+            return self._progress.take()
+        self._stop()
+        return piece
+
+    def close(self) -> None:
+        self._stop()
+        self._events.close()
+
+    def _stop(self) -> None:
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            progress.stop()

@@ -8,6 +8,7 @@ import msgspec
 from kvasir import __version__
 from kvasir.entrypoints.http.deltas import Delta, Usage
 from kvasir.entrypoints.http.errors import error_body
+from kvasir.entrypoints.http.progress import ProgressBody
 from kvasir.entrypoints.http.render import Shape, UsageBody, usage_body
 
 FINGERPRINT = f"kvasir-{__version__}"
@@ -86,6 +87,10 @@ class ChoicesFormat:
                 pieces.append(self._writer.line([chunk], usage, self._asked.include_usage, extras))
                 extras = {}
         return pieces
+
+    def progress(self, body: ProgressBody) -> bytes:
+        usage = usage_body(self._usage) if self._asked.continuous_usage else None
+        return self._writer.line([], usage, self._asked.include_usage, {"prompt_progress": body})
 
     def end(self) -> bytes:
         if not self._asked.include_usage:

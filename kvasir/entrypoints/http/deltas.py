@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kvasir.engine.fanout import child_id
 from kvasir.entrypoints.http.guard.caller import Caller, current_caller
 from kvasir.entrypoints.http.guard.watch import AccountWatch
 from kvasir.errors import CapacityError, EngineDeadError, EngineError, RequestFailedError
@@ -167,6 +168,15 @@ class DeltaStream:
     @property
     def num_choices(self) -> int:
         return len(self._choices)
+
+    @property
+    def core_ids(self) -> list[str]:
+        """One request of each prompt, as the core knows it: the first that computes the prompt."""
+        return [child_id(0, job.request_id) if self._n > 1 else job.request_id for job in self._jobs]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(len(job.prompt_token_ids) for job in self._jobs)
 
     async def start(self, on_news: Callable[[], None], kind: RequestOutputKind = RequestOutputKind.DELTA) -> None:
         """Queues the jobs; from then on `on_news` says that `take` has something to give. `close` ends it.

@@ -35,3 +35,5 @@ def check_refusals(request: SamplingFields) -> None:
         )
     if request.stream_options is not None and not request.stream:
         raise UserError("stream_options needs stream=true.", param="stream_options")
+    if getattr(request, "return_progress", None) and not request.stream:
+        raise UserError("return_progress needs stream=true.", param="return_progress")

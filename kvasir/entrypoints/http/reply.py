@@ -16,8 +16,8 @@ SSE_HEADERS = (
 
 
 KEEP_ALIVE = b": waiting\n\n"
-"""A comment, which clients pass over: proxies cut off a stream that says nothing, while its prompt is computed, while the
-engine is started again, or while the model writes what is not shown."""
+"""A comment, which clients pass over: proxies cut off a stream that says nothing, while its prompt is computed, while
+the engine is started again, or while the model writes what is not shown."""
 KEEP_ALIVE_S = 10.0
 """How often is looked whether something was sent, so a stream is silent for less than twice as long."""
 

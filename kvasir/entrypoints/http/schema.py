@@ -97,6 +97,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
     prompt: str | Annotated[list[str | int | list[int]], Meta(max_length=MAX_PROMPT_TOKENS)] | None = None
     echo: bool | None = None
     logprobs: int | None = None
+    return_progress: bool | None = None
     suffix: str | None = None
     prompt_embeds: Any = None
     thinking_token_budget: int | None = None
@@ -162,6 +163,7 @@ class ChatCompletionRequest(TemplateFields, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     echo: bool | None = None
+    return_progress: bool | None = None
     functions: Any = None
     function_call: Any = None
     modalities: list[str] | None = None

@@ -15,6 +15,7 @@ from kvasir.entrypoints.http.params import (
     completion_params,
     is_echo_only,
 )
+from kvasir.entrypoints.http.progress import ProgressBoard, PromptProgress
 from kvasir.entrypoints.http.prompts import PromptRenderer, RenderedPrompt, echoed_text
 from kvasir.entrypoints.http.refusals import check_refusals
 from kvasir.entrypoints.http.render import ChatShape, CompletionShape, Shape
@@ -54,6 +55,7 @@ class Serving:
         self.model_names: tuple[str, ...] = tuple(model.served_model_name)
         self.limits = Limits(engine.max_model_len, model.max_logprobs)
         self.renderer = PromptRenderer(engine.tokenizer, settings, engine.max_model_len)
+        self._progress = ProgressBoard(engine)
         self._structures = Structures(settings, engine.tokenizer)
 
     def check_model(self, name: str | None) -> str:
@@ -76,9 +78,7 @@ class Serving:
         shape = ChatShape(self.settings.response_role, bool(request.return_token_ids), echo)
         return self._answer(chat.stream, shape, request, request_id, chat.model)
 
-    async def start_chat(
-        self, request: ChatCompletionRequest, request_id: str, *, lenient: bool = False
-    ) -> Chat:
+    async def start_chat(self, request: ChatCompletionRequest, request_id: str, *, lenient: bool = False) -> Chat:
         """The path that all chat APIs share: everything is checked, nothing is started.
 
         `lenient`: a max_tokens beyond the context is lowered, and a budget that this model's thoughts cannot be held to
@@ -155,13 +155,23 @@ class Serving:
         )
 
     def _answer(
-        self, stream: DeltaStream, shape: Shape, request: SamplingFields, request_id: str, model: str
+        self,
+        stream: DeltaStream,
+        shape: Shape,
+        request: ChatCompletionRequest | CompletionRequest,
+        request_id: str,
+        model: str,
     ) -> Answer:
         options = request.stream_options
         include = self.settings.force_include_usage or bool(options and options.include_usage)
         continuous = bool(options and options.continuous_usage_stats)
         asked = StreamFormat(include, include and continuous)
-        return Answer(stream, ChoicesFormat(shape, request_id, model, stream.num_choices, stream.usage, asked))
+        fmt = ChoicesFormat(shape, request_id, model, stream.num_choices, stream.usage, asked)
+        if not request.return_progress:
+            return Answer(stream, fmt)
+        return Answer(
+            stream, fmt, PromptProgress(self._progress, stream.core_ids, stream.num_prompt_tokens, fmt.progress)
+        )
 
     def _token_text(self, token_id: int, text: str | None) -> tuple[str, bytes]:
         """A token as text and as bytes, which say more where the token is part of a letter."""

@@ -6,13 +6,11 @@ from typing import Protocol
 
 
 class Source(Protocol):
-    """Told to start once; then `take` gives what has come, whenever there is news. Pieces wait where they are made.
+    """Told to start once; then `take` gives what has come, whenever there is news. Pieces wait where they are made."""
 
-    Attributes:
-        finished: the last piece has been taken.
-    """
-
-    finished: bool
+    @property
+    def finished(self) -> bool:
+        """The last piece has been taken."""
 
     async def start(self, on_news: Callable[[], None]) -> None:
         """`on_news` is called on the event loop, also before this returns, when `take` has something to give."""

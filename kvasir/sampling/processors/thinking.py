@@ -1,8 +1,8 @@
 """thinking: ends a thought that has used up its budget, by leaving no other token than the one that ends it.
 
-Whether a slot thinks, and until when, is a number on the device: the count of output tokens at which the end is due. The
-step that samples the tag of a beginning or an end moves it, so an overlapped step is right as well. This processor comes
-last: nothing after it may forbid the end.
+Whether a slot thinks, and until when, is a number on the device: the count of output tokens at which the end is due.
+The step that samples the tag of a beginning or an end moves it, so an overlapped step is right as well. This processor
+comes last: nothing after it may forbid the end.
 """
 
 import torch
