@@ -181,12 +181,14 @@ class Hurt:
 
 
 @contextmanager
-def hurt_server(folder: Path, *flags: str, poison: dict[int, tuple[str, int]] | None = None) -> Iterator[Hurt]:
+def hurt_server(
+    folder: Path, *flags: str, poison: dict[int, tuple[str, int]] | None = None, log_to: str | None = None
+) -> Iterator[Hurt]:
     """The bundled model in float32."""
     module = "kvasir" if poison is None else "tests.faults.poisoned_server"
     env = {} if poison is None else {POISON: json.dumps(poison)}
     flags = ("--incident-dir", str(folder), *flags)
-    with process(*flags, model="kvasir-demo", module=module, env=env) as (url, server):
+    with process(*flags, model="kvasir-demo", module=module, env=env, log_to=log_to) as (url, server):
         yield Hurt(url, server, folder)
 
 

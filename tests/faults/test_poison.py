@@ -64,6 +64,31 @@ def test_official_clients_do_not_send_it_again(tmp_path: Path) -> None:
         assert len(hurt.incidents()) == 2
 
 
+def test_it_is_found_by_the_one_of_several_cores_that_it_ends(tmp_path: Path) -> None:
+    """Two API processes over two cores: the other core does not notice, and the refusal finds its way back."""
+    flags = ("--api-server-count", "2", "--data-parallel-size", "2", "--max-core-restarts", "1")
+    with hurt_server(tmp_path, *flags, poison={DEADLY: ("abort", 5)}) as hurt:
+        undisturbed = run_all(hurt, KINDS)
+        replies: list[httpx.Response] = []
+
+        def ask() -> None:
+            replies.append(httpx.post(hurt.url + "/v1/completions", json=BODY, timeout=90))
+
+        thread = threading.Thread(target=ask)
+        disturbed = run_all(hurt, KINDS, lambda progress: progress.wait_for(30) and thread.start())
+        thread.join()
+        for kind, answer in disturbed.items():
+            answer.assert_same(undisturbed[kind])
+        (reply,) = replies
+        assert reply.status_code == 500 and reply.headers["x-should-retry"] == "false"
+        assert "ended the engine twice while it ran alone" in reply.json()["error"]["message"]
+        incidents = hurt.incidents()
+        assert {i["cause"] for i in incidents} == {"crashed"} and sum(len(i["refused"]) for i in incidents) == 1
+        assert len({i["core"] for i in incidents}) == 1, "a suspect is not handed to the other core"
+        hurt.until_ready()
+        hurt.assert_all_free()
+
+
 @pytest.mark.slow
 def test_a_kernel_that_never_ends(tmp_path: Path) -> None:
     with hurt_server(tmp_path, "--engine-iteration-timeout", "1.5", poison={DEADLY: ("hang", 4)}) as hurt:

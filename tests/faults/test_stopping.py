@@ -77,6 +77,25 @@ def test_a_client_that_leaves_is_aborted_at_once(hurt: Hurt, route: int, stream:
     hurt.assert_all_free()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("by", ["header", "field"])
+def test_a_request_ends_when_its_time_is_up(hurt: Hurt, by: str, stream: bool) -> None:
+    """On every route; what it held is free at once, and its client is told."""
+    for path, body in ROUTES:
+        asked = {**body, "stream": stream} | ({"timeout": 0.4} if by == "field" else {})
+        headers = {"x-request-timeout": "0.4"} if by == "header" else {}
+        start = time.monotonic()
+        reply = CLIENT.post(hurt.url + path, json=asked, headers=headers, timeout=30)
+        took = time.monotonic() - start
+        assert 0.35 < took < 1.5, (path, took)
+        if stream:
+            assert reply.status_code == 200 and "when its time was up (0.4 s)" in reply.text, (path, reply.text[-500:])
+        else:
+            assert reply.status_code == 504 and "when its time was up (0.4 s)" in reply.text, (path, reply.text)
+        until(lambda: metric(hurt.url, "num_requests_running") == 0, 2.0)
+    hurt.assert_all_free()
+
+
 def test_sigterm_drains_though_the_core_is_killed_meanwhile(tmp_path: Path, undisturbed: dict[str, Answer]) -> None:
     refused: dict[str, httpx.Response] = {}
     with hurt_server(tmp_path, "--shutdown-timeout", "30") as hurt:

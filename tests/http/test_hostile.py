@@ -1,7 +1,6 @@
 """Whatever is sent: no 5xx, no hang, a golden answer unchanged afterwards, memory flat, one socket that listens."""
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
+from kvasir.config.batch import BatchConfig
+from kvasir.entrypoints.http.settings import ServerSettings
+from tests.http.closed import family, listening_sockets
+from tests.http.fake_engine import FakeEngine
 from tests.http.hostile import ASK, Case, corpus
-from tests.http.live import CLIENT, LiveServer
+from tests.http.live import CLIENT, LiveServer, serving
 from tests.http.test_live import process
 
 MIB = 1 << 20
@@ -43,19 +46,6 @@ def send(client: httpx.Client, url: str, case: Case) -> httpx.Response | None:
         return client.request(case.method, url + case.path, content=case.content, headers=headers, timeout=20)
     except (httpx.RemoteProtocolError, httpx.LocalProtocolError, httpx.InvalidURL, httpx.ReadError, httpx.WriteError):
         return None
-
-
-def family(pid: int) -> list[int]:
-    """The process and its children."""
-    children = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            children.append(int(path.parent.name))
-    return [pid, *children]
 
 
 def resident(pid: int) -> int:
@@ -133,32 +123,20 @@ def test_ten_thousand_hostile_requests(real: tuple[str, int]) -> None:
 def test_only_the_http_port_listens(real: tuple[str, int]) -> None:
     """Sockets of all processes of the server that accept connections from anybody: one."""
     url, pid = real
-    listening = {}
-    for table in ("tcp", "tcp6", "udp", "udp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            parts = line.split()
-            if table.startswith("udp") or parts[3] == "0A":
-                listening[parts[9]] = (table, int(parts[1].rpartition(":")[2], 16))
-    ours = []
-    for process_id in family(pid):
-        for fd in Path(f"/proc/{process_id}/fd").iterdir():
-            try:
-                inode = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd))
-            except OSError:
-                continue
-            if inode and inode[1] in listening:
-                ours.append((process_id, *listening[inode[1]]))
-    assert ours == [(pid, "tcp", int(url.rpartition(":")[2]))], ours
+    assert listening_sockets(pid) == [(pid, "tcp", int(url.rpartition(":")[2]))]
     assert len(family(pid)) >= 2, "the engine core was among those looked at"
 
 
 # ---- from the schema
 
 
-def requests_from_the_schema(server: LiveServer, max_examples: int) -> int:
-    """Requests made by schemathesis for every operation of /openapi.json, valid ones and invalid ones."""
+def requests_from_the_schema(server: LiveServer, max_examples: int, only: str = "") -> int:
+    """Requests made by schemathesis for every operation of /openapi.json, valid ones and invalid ones.
+
+    `only`: of paths that match this.
+    """
     tried = 0
-    schema = schemathesis.openapi.from_url(server.url + "/openapi.json")
+    schema = schemathesis.openapi.from_url(server.url + "/openapi.json").include(path_regex=only or ".")
     for mode in GenerationMode:
         for operation in schema.get_all_operations():
 
@@ -184,6 +162,14 @@ def requests_from_the_schema(server: LiveServer, max_examples: int) -> int:
 
 def test_requests_made_from_the_schema(server: LiveServer) -> None:
     assert requests_from_the_schema(server, 15) > 100
+
+
+def test_requests_made_from_the_schema_with_batches_on(tmp_path: Path) -> None:
+    """The routes of files and batches do something only where there is a folder for them."""
+    settings = ServerSettings(batches=BatchConfig(batch_dir=str(tmp_path), batch_max_storage=1 << 20))
+    with serving(FakeEngine(), settings) as live:
+        assert requests_from_the_schema(live, 5, only="/v1/(files|batches)") > 20
+        assert CLIENT.post(live.url + "/v1/chat/completions", json={"messages": ASK}).status_code == 200
 
 
 @pytest.mark.slow

@@ -27,9 +27,15 @@ ASK = {"messages": [{"role": "user", "content": "Hello there, how are you?"}], "
 
 @contextmanager
 def process(
-    *flags: str, model: str | None = None, module: str = "kvasir", env: dict[str, str] | None = None
+    *flags: str,
+    model: str | None = None,
+    module: str = "kvasir",
+    env: dict[str, str] | None = None,
+    log_to: str | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Without a model a tiny one; with an empty name none, for flags that name several."""
+    """Without a model a tiny one; with an empty name none, for flags that name several. `log_to`: a file that need
+    not be readable.
+    """
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -47,7 +53,7 @@ def process(
     command += [] if model is not None else ["--kv-cache-memory", "8MiB", "--served-model-name", "tiny"]
     command += flags
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() if log_to is None else open(log_to, "wb") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=ROOT)
         try:
             url = f"http://127.0.0.1:{port}"

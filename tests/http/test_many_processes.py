@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from kvasir.config import ServerArgs
+from kvasir.entrypoints.http.guard.middleware import ADMIN_PATHS, TRACE_PATHS
 from kvasir.entrypoints.http.head import _only_what_can_be_shared
 from kvasir.entrypoints.http.listener import bind_many, close
 from kvasir.entrypoints.http.peers import SharedFigures
@@ -21,6 +22,7 @@ from kvasir.errors import ConfigError
 from kvasir.messages import SchedulerStats
 from kvasir.observability import Metrics
 from tests.http import sse
+from tests.http.closed import assert_closed, listening_sockets
 from tests.http.live import CLIENT
 from tests.http.test_live import metric, process
 
@@ -176,6 +178,25 @@ def test_while_one_drains_nobody_waits_for_the_other() -> None:
         assert streams(url, 1, body, stop_and_ask) == [whole]
         assert seen == [503] * 12
         assert running.wait(30) == 0
+
+
+def test_nobody_comes_in_without_the_key_by_any_process() -> None:
+    key = "the-key-of-all-processes"
+    with process("--api-server-count", "2", env={"KVASIR_API_KEY": key}) as (url, running):
+        fronts = children(running.pid, "api_process")
+        sockets = listening_sockets(running.pid)
+        assert {(kind, port) for _, kind, port in sockets} == {("tcp", int(url.rpartition(":")[2]))}, sockets
+        assert {pid for pid, _, _ in sockets} <= {running.pid, *fronts}, "no core listens"
+        headers = {"authorization": f"Bearer {key}"}
+        paths = {*httpx.get(url + "/openapi.json", headers=headers).json()["paths"], *ADMIN_PATHS, *TRACE_PATHS}
+        assert len(paths) > 30
+        for _ in range(4):  # a new connection comes to any process
+            with httpx.Client() as client:
+                assert_closed(client, url, paths)
+        body = {"prompt": "Hello", "max_tokens": 2}
+        for _ in range(8):
+            assert httpx.post(url + "/v1/completions", json=body, headers=headers, timeout=30).status_code == 200
+            assert httpx.post(url + "/log_level?level=DEBUG", headers=headers).status_code == 404, "no admin key"
 
 
 def test_what_one_process_must_know_of_the_others_is_refused() -> None:

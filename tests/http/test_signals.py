@@ -41,8 +41,8 @@ class Process:
 
 
 @contextmanager
-def server(shutdown_timeout: float) -> Iterator[Process]:
-    command = [sys.executable, "-m", "tests.http.fake_server", str(shutdown_timeout)]
+def server(shutdown_timeout: float, *flags: str) -> Iterator[Process]:
+    command = [sys.executable, "-m", "tests.http.fake_server", str(shutdown_timeout), *flags]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as popen:
@@ -88,6 +88,37 @@ def test_a_second_signal_is_quick() -> None:
         assert process.popen.wait(5) == 0
         assert time.monotonic() - start < 1.2, "the stream had two seconds to go"
         thread.join()
+
+
+def test_sighup_reads_the_keys_again_and_costs_no_stream(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    keys = {"ann": "the-key-of-ann-0001", "bob": "the-key-of-bob-0002"}
+
+    def status(name: str, url: str) -> int:
+        return CLIENT.get(url + "/v1/models", headers={"authorization": f"Bearer {keys[name]}"}).status_code
+
+    def write(name: str) -> None:
+        path.write_text(f"keys: [{{name: {name}, key: {keys[name]}}}]")
+
+    write("ann")
+    with server(60, "--api-keys-file", str(path)) as process:
+        headers = {"authorization": f"Bearer {keys['ann']}"}
+        with CLIENT.stream("POST", process.url + "/v1/completions", json=BODY, headers=headers, timeout=20) as stream:
+            chunks = stream.iter_bytes()
+            text = next(chunks)
+            write("bob")
+            process.popen.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + 5
+            while status("ann", process.url) != 401:
+                assert time.monotonic() < deadline, "the keys were not read again"
+                time.sleep(0.02)
+            assert status("bob", process.url) == 200
+            path.write_text("keys: [")
+            process.popen.send_signal(signal.SIGHUP)
+            time.sleep(0.3)
+            assert status("bob", process.url) == 200, "a broken file changes nothing"
+            text += b"".join(chunks)
+        assert text.endswith(b"data: [DONE]\n\n") and b"error" not in text
 
 
 def test_a_dead_engine_ends_the_server_with_a_code() -> None:

@@ -25,6 +25,7 @@ from kvasir.entrypoints.router import dispatch
 from kvasir.entrypoints.router.app import MODEL_PATHS, build_router
 from kvasir.entrypoints.router.catalog import Catalog
 from kvasir.entrypoints.router.pool import Bounds, ModelPool
+from tests.http.closed import assert_closed
 from tests.http.fake_engine import FakeEngine, Script
 from tests.http.live import LiveServer, running
 from tests.router.starters import FakeStarter
@@ -403,6 +404,15 @@ def test_keys_hold_for_everything(make: Callable[..., Bench]) -> None:
         assert response.status_code == 200 and response.headers.get_list("x-request-id") == ["mine"]
         assert client.get(bench.url + "/v1/requests/mine/timeline", headers=user).status_code == 200
     assert bench.starter.engine("a").seen[0].terms.tenant == "key-1"
+
+
+def test_every_route_is_closed_to_strangers(make: Callable[..., Bench], tmp_path: Path) -> None:
+    bench = make(settings=ServerSettings(batches=BatchConfig(batch_dir=str(tmp_path / "kept"))))
+    paths = {route.path for route in bench.live.app.routes}
+    assert paths >= {"/admin/models/load", "/v1/batches/{batch_id}/cancel", "/v1/responses/{response_id}"}
+    with httpx.Client() as client:
+        assert assert_closed(client, bench.url, paths, [{}, {"authorization": "Bearer wrong"}]) > 400
+    assert bench.starter.started == {}
 
 
 def test_admin_routes_of_every_server(make: Callable[..., Bench]) -> None:
