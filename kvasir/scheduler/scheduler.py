@@ -24,6 +24,7 @@ from kvasir.scheduler.queue import QueuePolicy, order_key
 from kvasir.scheduler.request import NO_SLOT, Request, RequestState
 from kvasir.scheduler.settings import SchedulerSettings
 from kvasir.scheduler.state import StepTotals, make_state
+from kvasir.scheduler.suspicion import Suspicion
 from kvasir.scheduler.update import Outputs, ResultReader
 
 _FINISHED = RequestState.FINISHED
@@ -77,7 +78,7 @@ class Scheduler:
         self._decodes_ask = any(limiter.asks_decode for limiter in self._limiters)
         self._in_flight: dict[int, StepInFlight] = {}
         self._next_step_id = 0
-        self._failures: dict[Request, int] = {}  # times it started over since its last result
+        self._suspicion = Suspicion(settings.max_step_failures)
         self._reader = ResultReader(self._finish)
         self._stats = SchedulerStats()  # sums since the last report
         self.totals = StepTotals()
@@ -149,6 +150,9 @@ class Scheduler:
         says nothing and may be dropped.
         """
         plan = self._begin()
+        if self._suspicion and (suspect := self._suspicion.on_trial()) is not None:
+            self._place_alone(plan, suspect)
+            return self._seal(plan)
         index, answer = 0, SKIP
         while answer != STOP and (index := self._place_decodes(plan, index)) < len(self.running):
             answer = self._place_running(plan, self.running[index])
@@ -218,20 +222,41 @@ class Scheduler:
                 break
             if req.num_in_flight:  # preempted; its token lands first
                 continue
-            req.num_hits = self._find_prefix(req)
-            req.num_computed = req.num_hits * self.kv.block_size
-            req.todo -= req.num_computed
-            n = self._ask(req)
+            n = self._try_waiting(plan, req)
             if n > 0:
-                self._take(plan, req, n)
                 placed.append(req)
-                continue
-            req.rewind(keep_in_flight=False)
-            if n == STOP:
+            elif n == STOP:
                 break
+        self._now_running(placed)
+
+    def _try_waiting(self, plan: StepPlan, req: Request) -> int:
+        """Adds the request's first row, if the limiters agree; the caller moves it to those that run."""
+        req.num_hits = self._find_prefix(req)
+        req.num_computed = req.num_hits * self.kv.block_size
+        req.todo -= req.num_computed
+        n = self._ask(req)
+        if n > 0:
+            self._take(plan, req, n)
+        else:
+            req.rewind(keep_in_flight=False)
+        return n
+
+    def _now_running(self, placed: Sequence[Request]) -> None:
         for req in placed:
             self.waiting.remove(req)
             insort(self.running, req, key=order_key)
+
+    def _place_alone(self, plan: StepPlan, req: Request) -> None:
+        """A step without anybody else, once all others have landed. Whoever is in its way gives its place back."""
+        if self._in_flight:
+            return
+        if req.state is RequestState.RUNNING:
+            self._place_running(plan, req)
+            return
+        while (n := self._try_waiting(plan, req)) == STOP and self.running:
+            self._preempt(self.running.pop())
+        if n > 0:
+            self._now_running([req])
 
     def _find_prefix(self, req: Request) -> int:
         if not req.reads_cache:
@@ -312,9 +337,8 @@ class Scheduler:
         for limiter in self._limiters:
             limiter.update(step, result)
         self._reader.read(flight.rows, step, result, outputs)
-        if self._failures:
-            for req in flight.rows:
-                self._failures.pop(req, None)
+        if self._suspicion:
+            self._suspicion.clear(flight.rows, step)
         self._sweep()
         self._journal.attach(outputs.by_client)
         self._count_step(flight, result.step_s)
@@ -337,7 +361,8 @@ class Scheduler:
 
         They lose their slots, recompute what they had, and sample the same tokens again. Later steps in flight
         may still be updated from or failed; their rows of these requests are ignored. A request that had to start
-        over `max_step_failures` times with no result in between ends with an error that carries `message`.
+        over `max_step_failures` times without getting past the failure, the last time in a step of its own, ends
+        with an error that carries `message`.
         """
         flight = self._land(step)
         outputs = Outputs(self.epoch, step.step_id, self._clock())
@@ -355,15 +380,18 @@ class Scheduler:
             hurt |= {req: None for req in [*self.running, *later_rows] if req.state is not _FINISHED}
         for later in self._in_flight.values():
             later.rows = [_NOBODY if req in hurt else req for req in later.rows]
+        aims = map(int.__add__, step.num_computed_tokens, step.num_scheduled_tokens)
+        aim_of = dict(zip(flight.rows, aims, strict=True))
         for req in hurt:
-            self._start_over(req, step.step_id, message, outputs)
+            self._start_over(req, aim_of.get(req, 0), step.step_id, message, outputs)
         self._sweep()
         if spoiled:
             self.kv.reset_prefix_cache()
         return outputs.by_client
 
-    def _start_over(self, req: Request, step_id: int, message: str, outputs: Outputs) -> None:
-        count = self._failures[req] = self._failures.get(req, 0) + 1
+    def _start_over(self, req: Request, aim: int, step_id: int, message: str, outputs: Outputs) -> None:
+        """`aim`: tokens that it would have computed by the end of the step."""
+        count = self._suspicion.add(req, aim)
         if count >= self.settings.max_step_failures:
             text = f"step {step_id} failed, the {count}. failure in a row for request {req.request_id}: {message}"
             self._reader.end(req, outputs, FinishReason.ERROR, error=text)
@@ -395,7 +423,7 @@ class Scheduler:
             self.waiting.remove(req)
         req.become(_FINISHED)
         del self._requests[req.request_id]
-        self._failures.pop(req, None)
+        self._suspicion.forget(req)
         self._journal.ended(req)
 
     def _vacate(self, req: Request) -> None:

@@ -18,7 +18,8 @@ class SchedulerSettings:
         long_prefill_token_threshold: most prompt tokens of one request in one step; 0 = no such limit.
         overlap: the caller schedules a step before the result of the one before it has come. The scheduler
             works the same either way; it is here so that one record says how the core runs.
-        max_step_failures: a request that so many failed steps made start over, with no result in between, is given up.
+        max_step_failures: a request that so many failed steps made start over, without getting past the failure, is
+            given up; the last of them is a step that it has to itself.
 
     Raises:
         ConfigError: a value cannot work.

@@ -1,4 +1,4 @@
-"""Poison: requests that end their core, for tests. A token of the prompt says how and after how many tokens."""
+"""Poison: requests that end their core or its step, for tests. A token says how and after how many tokens."""
 
 import os
 import signal
@@ -28,6 +28,10 @@ def _device() -> NoReturn:
     raise AcceleratorError("an illegal memory access was encountered")
 
 
+def _raise() -> NoReturn:
+    raise ValueError("planted in the step")
+
+
 def _leave() -> NoReturn:
     os._exit(3)
 
@@ -38,6 +42,7 @@ DEEDS: dict[str, Callable[[], None]] = {
     "hang": _hang,
     "exit": _leave,
     "device": _device,
+    "raise": _raise,
 }
 
 

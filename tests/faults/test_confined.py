@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from kvasir.parsers.registry import reasoning_family
 from kvasir.sampling import SampleRows
 from kvasir.testing.byte_tokenizer import ByteTokenizer as EngineTokenizer
 from tests.e2e.engines import engine, random_prompts
+from tests.faults.harness import hurt_server, run_all
 from tests.http.fake_engine import ByteTokenizer, FakeEngine, Script
 from tests.http.live import CLIENT, serving
 
@@ -108,6 +110,28 @@ def test_a_detokenizer_that_raises_costs_its_request(when_pushed: bool) -> None:
     told = done.to_abort + processor.process(EngineCoreOutput(0, 1, 0.0, ["good"], [1], [1], [105])).to_abort
     assert told == ["bad"], "the core is told to stop computing it, at once or with the next step"
     assert processor.num_unfinished == 1
+
+
+def test_a_step_that_raises_costs_the_request_that_makes_it_raise(tmp_path: Path) -> None:
+    """Outside of everything that is confined to a row: the worker cannot say whose fault it was."""
+    deadly = 909
+    body = {"prompt": [30, 40, deadly, 50], "max_tokens": 60, "ignore_eos": True}
+    kinds = ["plain", "seeded", "n3", "logprobs", "grammar", "tools"]
+    with hurt_server(tmp_path, poison={deadly: ("raise", 6)}) as hurt:
+        undisturbed = run_all(hurt, kinds)
+        replies: list[httpx.Response] = []
+
+        def ask() -> None:
+            replies.append(CLIENT.post(hurt.url + "/v1/completions", json=body, timeout=60))
+
+        thread = threading.Thread(target=ask)
+        disturbed = run_all(hurt, kinds, lambda progress: progress.wait_for(30) and thread.start())
+        thread.join()
+        for kind, answer in disturbed.items():
+            answer.assert_same(undisturbed[kind])
+        assert replies[0].status_code == 500 and "planted in the step" in replies[0].text
+        assert hurt.restarts() == 0 and hurt.incidents() == []
+        hurt.assert_all_free()
 
 
 @contextmanager
