@@ -21,6 +21,11 @@ class EnvVar:
         return os.environ.get(self.name, self.default)
 
     @property
+    def is_set(self) -> bool:
+        """Also to nothing."""
+        return self.name in os.environ
+
+    @property
     def flag(self) -> bool:
         return self.value.lower() not in ("", "0", "false", "no")
 

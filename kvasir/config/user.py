@@ -142,10 +142,13 @@ class ServerArgs(FlatArgs):
     SECTIONS = SERVER_SECTIONS
 
     def api_keys(self) -> tuple[str, ...]:
-        """Keys from `--api-key`, or from KVASIR_API_KEY when none is given there. Empty: no key is asked for."""
+        """Keys from `--api-key`, or from KVASIR_API_KEY when none is given there. Empty: no key is asked for.
+
+        A variable that is set to nothing is a key that is empty, and refused later: it was meant to close the server.
+        """
         from kvasir import envs
 
-        return tuple(self.api_key) or ((envs.API_KEY.value,) if envs.API_KEY.value else ())
+        return tuple(self.api_key) or ((envs.API_KEY.value,) if envs.API_KEY.is_set else ())
 
 
 def did_you_mean(name: str, options: Mapping[str, Any]) -> str:

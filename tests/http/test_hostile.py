@@ -116,6 +116,7 @@ def test_ten_thousand_hostile_requests(real: tuple[str, int]) -> None:
         assert storm(url, corpus(1000, seed)) == []
         assert golden(url) == before
         sizes.append(resident(pid))
+    print("resident MiB after each thousand:", [round(s / MIB, 1) for s in sizes])
     late = (max(sizes[6:]) - max(sizes[:6])) / MIB
     assert late < 24, f"{late:.1f} MiB more over the last 4000: {[s // MIB for s in sizes]}"
 

@@ -156,6 +156,17 @@ def test_what_is_wrong_with_a_file_is_said_without_its_secrets(tmp_path: Path, t
         load_ring([], [], str(tmp_path / "none.yaml"))
 
 
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_a_key_that_is_empty_starts_no_server(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    """`--api-key "$KEY"` where nobody has set KEY: the server is not open, and nobody wonders who is locked out."""
+    monkeypatch.setenv("KVASIR_API_KEY", empty)
+    for api_keys, admin_keys in ((ServerArgs().api_keys(), []), ([empty], []), (["k" * 16], [empty])):
+        with pytest.raises(ConfigError, match="an API key is empty .*KVASIR_API_KEY"):
+            load_ring(api_keys, admin_keys, None)
+    monkeypatch.delenv("KVASIR_API_KEY")
+    assert not load_ring(ServerArgs().api_keys(), [], None)
+
+
 def test_a_key_may_have_several_secrets_while_it_is_replaced(tmp_path: Path) -> None:
     ring = load_ring([], [], write(tmp_path / "k.yaml", {"name": "a", "key": [ALICE, BOB]}))
     assert ring.find(ALICE.encode()) == ring.find(BOB.encode()) == ring.by_name["a"]

@@ -130,8 +130,13 @@ def load_ring(api_keys: Sequence[str], admin_keys: Sequence[str], path: str | No
     """Keys of flags (named key-1, key-2, admin-1, ...) and those of the file.
 
     Raises:
-        ConfigError: the file cannot be read, or an entry is wrong.
+        ConfigError: the file cannot be read, or an entry is wrong; a key is empty.
     """
+    if not all(secret.strip() for secret in (*api_keys, *admin_keys)):
+        raise ConfigError(
+            "an API key is empty (--api-key, --admin-api-key or KVASIR_API_KEY): give it a value, or leave it out, "
+            "which opens the server to everybody who can reach it."
+        )
     keys = [(ApiKey(name=f"key-{i}"), [sha256(secret.encode())]) for i, secret in enumerate(api_keys, 1)]
     keys += [
         (ApiKey(name=f"admin-{i}", scopes=("admin",)), [sha256(secret.encode())])
