@@ -231,6 +231,7 @@ def test_the_examples_ask_for_metrics_that_exist(file: str) -> None:
     asked = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"kvasir:\w+", text)}
     known = names_of(Metrics("m"))
     assert len(asked) > 5 and asked <= known, asked - known
+    assert asked >= {"kvasir:engine_restarts_total", "kvasir:requests_refused_as_poison_total"}
 
 
 def test_steps_and_what_waits() -> None:
