@@ -1,5 +1,7 @@
 """Projections in plain torch."""
 
+from functools import partial
+
 import torch
 from torch.nn import functional as F
 
@@ -16,25 +18,19 @@ def gated_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     return silu_and_mul(F.linear(x, weight, bias))
 
 
-def norm_linear(
+def _after_norm(
     x: torch.Tensor,
     residual: torch.Tensor,
     norm_weight: torch.Tensor,
     eps: float,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
+    *,
+    op: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     normed, total = add_rms_norm(x, residual, norm_weight, eps)
-    return implementation("linear", x.device)(normed, weight, bias), total
+    return implementation(op, x.device)(normed, weight, bias), total
 
 
-def norm_gated_linear(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    norm_weight: torch.Tensor,
-    eps: float,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    normed, total = add_rms_norm(x, residual, norm_weight, eps)
-    return implementation("gated_linear", x.device)(normed, weight, bias), total
+norm_linear = partial(_after_norm, op="linear")
+norm_gated_linear = partial(_after_norm, op="gated_linear")

@@ -4,6 +4,8 @@ The library is better than 90 % of the bandwidth for large weights and near half
 both, by 3 to 20 % (benchmarks/results/h100), as long as the rows are few.
 """
 
+from functools import partial
+
 import torch
 from torch.nn import functional as F
 
@@ -54,31 +56,22 @@ def gated_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     return gemv(x, weight, bias, gated=True) if _is_vector(x) else skinny_gated(x, weight, bias)
 
 
-def norm_linear(
+def _after_norm(
     x: torch.Tensor,
     residual: torch.Tensor,
     norm_weight: torch.Tensor,
     eps: float,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
+    *,
+    gated: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if not _can_norm(x, weight):
         normed, total = add_rms_norm(x, residual, norm_weight, eps)
-        return linear(normed, weight, bias), total
+        return (gated_linear if gated else linear)(normed, weight, bias), total
     norm = AddedNorm(residual.contiguous(), norm_weight, eps, torch.empty(x.shape, dtype=x.dtype, device=x.device))
-    return gemv(x, weight, bias, norm=norm), norm.total
+    return gemv(x, weight, bias, gated, norm), norm.total
 
 
-def norm_gated_linear(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    norm_weight: torch.Tensor,
-    eps: float,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if not _can_norm(x, weight):
-        normed, total = add_rms_norm(x, residual, norm_weight, eps)
-        return gated_linear(normed, weight, bias), total
-    norm = AddedNorm(residual.contiguous(), norm_weight, eps, torch.empty(x.shape, dtype=x.dtype, device=x.device))
-    return gemv(x, weight, bias, gated=True, norm=norm), norm.total
+norm_linear = partial(_after_norm, gated=False)
+norm_gated_linear = partial(_after_norm, gated=True)
