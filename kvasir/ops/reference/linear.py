@@ -1,6 +1,6 @@
 """Projections in plain torch."""
 
-from functools import partial
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -32,5 +32,9 @@ def _after_norm(
     return implementation(op, x.device)(normed, weight, bias), total
 
 
-norm_linear = partial(_after_norm, op="linear")
-norm_gated_linear = partial(_after_norm, op="gated_linear")
+def norm_linear(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _after_norm(*inputs, op="linear")
+
+
+def norm_gated_linear(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _after_norm(*inputs, op="gated_linear")

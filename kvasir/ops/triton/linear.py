@@ -4,7 +4,7 @@ The library is better than 90 % of the bandwidth for large weights and near half
 both, by 3 to 20 % (benchmarks/results/h100), as long as the rows are few.
 """
 
-from functools import partial
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -73,5 +73,9 @@ def _after_norm(
     return gemv(x, weight, bias, gated, norm), norm.total
 
 
-norm_linear = partial(_after_norm, gated=False)
-norm_gated_linear = partial(_after_norm, gated=True)
+def norm_linear(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _after_norm(*inputs, gated=False)
+
+
+def norm_gated_linear(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _after_norm(*inputs, gated=True)
