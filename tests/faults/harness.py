@@ -193,15 +193,15 @@ def hurt_server(
 
 
 class Progress:
-    """How many chunks the streams of a round have had."""
+    """The chunks that the streams of a round have had, by kind of stream."""
 
     def __init__(self) -> None:
-        self.chunks: list[int] = []
+        self.chunks: list[str] = []
         self.threads: list[threading.Thread] = []
 
-    def wait_for(self, count: int) -> bool:
-        """Whether there were so many while some stream was still running."""
-        while len(self.chunks) < count:
+    def wait_for(self, count: int, *, of_all: bool = False) -> bool:
+        """Whether there were so many while some stream was still running; `of_all`: each stream has had one, too."""
+        while len(self.chunks) < count or (of_all and len(set(self.chunks)) < len(self.threads)):
             if not any(thread.is_alive() for thread in self.threads):
                 return False
             time.sleep(0.001)
@@ -214,7 +214,7 @@ def run_all(hurt: Hurt, kinds: list[str], hurting: Callable[[Progress], object] 
     progress = Progress()
 
     def run(kind: str) -> None:
-        found[kind] = hurt.stream(kind, lambda: progress.chunks.append(1))
+        found[kind] = hurt.stream(kind, lambda: progress.chunks.append(kind))
 
     threads = progress.threads = [threading.Thread(target=run, args=(kind,)) for kind in kinds]
     for thread in threads:

@@ -101,7 +101,7 @@ def test_sigterm_drains_though_the_core_is_killed_meanwhile(tmp_path: Path, undi
     with hurt_server(tmp_path, "--shutdown-timeout", "30") as hurt:
 
         def stop(progress: Any) -> None:
-            assert progress.wait_for(30)
+            assert progress.wait_for(30, of_all=True)  # who comes later is refused
             hurt.server.send_signal(signal.SIGTERM)
             hurt.signal_core()
             time.sleep(0.1)
@@ -123,7 +123,7 @@ def test_a_signal_to_the_whole_group_drains_as_well(tmp_path: Path, undisturbed:
     with hurt_server(tmp_path) as hurt:
 
         def stop(progress: Any) -> None:
-            assert progress.wait_for(30)
+            assert progress.wait_for(30, of_all=True)  # who comes later is refused
             hurt.signal_core(signal.SIGTERM)
             hurt.server.send_signal(signal.SIGTERM)
 
