@@ -36,7 +36,7 @@ DECODE_CONFIGS = [
 PREFILL_CONFIGS = list(itertools.starmap(
     launch.PrefillConfig, itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
 ))
-DECODE = [(32, 640), (256, 576), (16, 16000), (1, 2000)]
+DECODE = [(32, 640), (256, 576), (16, 16000), (1, 2000), (32, 128), (32, 2048), (64, 640), (128, 576)]
 BYTES_PER_GRAPH = 2 << 30
 BLOCK_SIZE = 16
 REFUSALS = (RuntimeError, triton.TritonError)  # out of registers or shared memory, or not compilable
