@@ -1,13 +1,15 @@
-"""Builds `kvasir/_native.so`, the kernels of csrc/, with whatever C++ compiler there is.
+"""Builds `kvasir/_native.so`, the CPU kernels of csrc/, with whatever C++ compiler there is.
 
 Everything else about the package is in pyproject.toml. No header of torch or Python is needed (csrc/torch/abi.h), so
 the build takes a compiler and some seconds. Without a compiler the package installs all the same, says so in one
-line, and computes with torch alone; KVASIR_REQUIRE_NATIVE=1 makes that an error instead.
+line, and computes with torch alone; KVASIR_REQUIRE_NATIVE=1 makes that an error instead. Sources in CUDA are
+taken along: they are compiled on the machine that has the card.
 """
 
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +17,10 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 CSRC = Path(__file__).parent / "csrc"
+CUDA = sorted((CSRC / "cuda").glob("*.cu"))
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 ISAS = {"avx2": ["-mavx2", "-mfma"], "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]}
@@ -41,6 +45,22 @@ class BuildNative(build_ext):
 
     def get_outputs(self) -> list[str]:
         return [path for path in super().get_outputs() if Path(path).exists()]
+
+
+class TakeCudaSources(build_py):
+    """Into the package, except where it is used in place: kvasir/ops/cuda/kernel.py finds csrc/cuda itself there."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            folder = Path(self.build_lib) / "kvasir" / "assets" / "cuda"
+            folder.mkdir(parents=True, exist_ok=True)
+            for source in CUDA:
+                shutil.copy(source, folder)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        taken = [] if self.editable_mode else [f"{self.build_lib}/kvasir/assets/cuda/{source.name}" for source in CUDA]
+        return [*super().get_outputs(include_bytecode), *taken]
 
 
 def run(command: list[str]) -> None:
@@ -84,5 +104,5 @@ if __name__ == "__main__":
     )
     setup(
         ext_modules=[Extension("kvasir._native", sources, depends=headers, optional=True)],
-        cmdclass={"build_ext": BuildNative},
+        cmdclass={"build_ext": BuildNative, "build_py": TakeCudaSources},
     )

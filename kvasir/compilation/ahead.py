@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from kvasir.logger import get_logger
+from kvasir.ops.cuda import kernel as cuda_kernel
 
 logger = get_logger(__name__)
 MAX_CHILDREN = 12
@@ -32,7 +33,7 @@ class CompileAhead:
         self._children: list[int] = []
 
     def queue(self, steps: Callable[[], None]) -> None:
-        """Runs `steps` with Triton launches that note a compilation and do nothing else; not at all if none would."""
+        """Runs `steps` with launches that note a compilation and do nothing else; not at all if none would."""
         if self._compiles:
             with self._instead_of_launching():
                 steps()
@@ -51,10 +52,12 @@ class CompileAhead:
 
         token = _async_compile.active_mode.set(self)  # Triton asks its active mode for `submit` only
         JITFunction.run = compile_only
+        cuda_kernel.submit = lambda kernel: self._jobs.setdefault(kernel, kernel.binary)
         try:
             yield
         finally:
             JITFunction.run = launch
+            cuda_kernel.submit = None
             _async_compile.active_mode.reset(token)
             for function in launched:
                 for kernels, *_ in function.device_caches.values():
@@ -63,7 +66,7 @@ class CompileAhead:
 
     def submit(self, key: Any, compile_fn: Callable[[], Any], finalize_fn: Callable[[Any], None]) -> object:
         """Called by Triton with what it would compile."""
-        self._jobs.setdefault(key, compile_fn)
+        self._jobs.setdefault(key, lambda: _compile(compile_fn))
         finalize_fn(_QUEUED)  # for Triton it is there now: further launches in the same variant cost nothing
         return _QUEUED
 
@@ -109,7 +112,7 @@ def _fork(jobs: list[Callable[[], Any]]) -> int:
     try:
         for job in jobs:
             with contextlib.suppress(Exception):  # the parent will meet the same error and say it
-                _compile(job)
+                job()
     finally:
         os._exit(0)
 

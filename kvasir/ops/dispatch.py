@@ -48,21 +48,21 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "native": (f"{_OPS}.reference.rope_and_cache:rope_and_cache",),
     },
     "linear": {
-        "cuda": (f"{_OPS}.triton.linear:linear",),
+        "cuda": (f"{_OPS}.cuda.linear:linear", f"{_OPS}.triton.linear:linear"),
         "cpu": (f"{_OPS}.cpp.linear:linear",),
         "native": (f"{_OPS}.reference.linear:linear",),
     },
     "gated_linear": {
-        "cuda": (f"{_OPS}.triton.linear:gated_linear",),
+        "cuda": (f"{_OPS}.cuda.linear:gated_linear", f"{_OPS}.triton.linear:gated_linear"),
         "cpu": (f"{_OPS}.cpp.linear:gated_linear",),
         "native": (f"{_OPS}.reference.linear:gated_linear",),
     },
     "norm_linear": {
-        "cuda": (f"{_OPS}.triton.linear:norm_linear",),
+        "cuda": (f"{_OPS}.cuda.linear:norm_linear", f"{_OPS}.triton.linear:norm_linear"),
         "native": (f"{_OPS}.reference.linear:norm_linear",),
     },
     "norm_gated_linear": {
-        "cuda": (f"{_OPS}.triton.linear:norm_gated_linear",),
+        "cuda": (f"{_OPS}.cuda.linear:norm_gated_linear", f"{_OPS}.triton.linear:norm_gated_linear"),
         "native": (f"{_OPS}.reference.linear:norm_gated_linear",),
     },
     "decode_inputs": {

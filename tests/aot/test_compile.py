@@ -164,7 +164,9 @@ def test_dependent_launches_wait_before_they_touch_anything(compiled, monkeypatc
     assert len(compiled()) == 15
     for kernel in compiled():
         before, _, after = kernel.ptx.partition("griddepcontrol.wait")
-        assert after and "griddepcontrol.launch_dependents" in after, kernel.name
+        assert after and "griddepcontrol.launch_dependents" in (before if "rms_norm" in kernel.name else after), (
+            kernel.name
+        )
         touched = set(re.findall(r"\b(ld|st)\.global|\b(cp\.async\.cg)|\b(ret);", before))
         if kernel.name in ("gemv_kernel", "decode_kernel", "_rope_and_cache_kernel"):  # weights; the step's inputs
             assert touched == {("ld", "", "")}

@@ -19,7 +19,7 @@ MAX_SKINNY_ROWS = 32
 MAX_NORMED_INPUTS = 2048
 
 
-def _is_skinny(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def is_skinny(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return (
         x.dim() == 2
         and 0 < x.shape[0] <= MAX_SKINNY_ROWS
@@ -31,30 +31,30 @@ def _is_skinny(x: torch.Tensor, weight: torch.Tensor) -> bool:
     )
 
 
-def _is_vector(x: torch.Tensor) -> bool:
+def is_vector(x: torch.Tensor) -> bool:
     return x.shape[0] <= vector.MAX_ROWS and x.shape[1] <= vector.MAX_INPUTS
 
 
-def _can_norm(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def can_norm(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether the kernel of the product does the addition and the norm before it.
 
     Each of its programs then reads all of x and of the residual: that wins 6 % of a step at 1,024 inputs and loses 5 % at 4,096
     (between them nothing was measured).
     With tensor cores (more rows) it loses at either, since a tile that is computed cannot be copied ahead.
     """
-    return _is_skinny(x, weight) and _is_vector(x) and x.shape[1] <= MAX_NORMED_INPUTS
+    return is_skinny(x, weight) and is_vector(x) and x.shape[1] <= MAX_NORMED_INPUTS
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    if not _is_skinny(x, weight):
+    if not is_skinny(x, weight):
         return F.linear(x, weight, bias)
-    return gemv(x, weight, bias) if _is_vector(x) else skinny_linear(x, weight, bias)
+    return gemv(x, weight, bias) if is_vector(x) else skinny_linear(x, weight, bias)
 
 
 def gated_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    if not _is_skinny(x, weight):
+    if not is_skinny(x, weight):
         return silu_and_mul(F.linear(x, weight, bias))
-    return gemv(x, weight, bias, gated=True) if _is_vector(x) else skinny_gated(x, weight, bias)
+    return gemv(x, weight, bias, gated=True) if is_vector(x) else skinny_gated(x, weight, bias)
 
 
 def _after_norm(
@@ -67,7 +67,7 @@ def _after_norm(
     *,
     gated: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if not _can_norm(x, weight):
+    if not can_norm(x, weight):
         normed, total = add_rms_norm(x, residual, norm_weight, eps)
         return (gated_linear if gated else linear)(normed, weight, bias), total
     norm = AddedNorm(residual.contiguous(), norm_weight, eps, torch.empty(x.shape, dtype=x.dtype, device=x.device))

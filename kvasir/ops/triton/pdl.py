@@ -4,9 +4,11 @@ Each kernel of a step calls `wait_for_predecessor` before it reads or writes any
 before any return: a kernel that never waited would let its successor start too early. What it does before that call
 (prefetching weights) runs beside its predecessor. Cards since Hopper have it; elsewhere the call is nothing.
 
-What may be touched before the call is what no kernel writes (weights), and what was written at least two launches ago, since
-the predecessor has itself waited for all that was before it: the inputs of the step (positions, lengths, slots, block tables),
-which attention and rotation find behind at least a norm and a product. Some program of each launch must wait.
+The wait is for the end of the predecessor, which has itself waited: behind it, all that was launched before is done.
+
+What may be touched before the call is what no kernel writes (weights), and the inputs of the step (positions, lengths, slots,
+block tables), which attention and rotation read: between the kernel that writes those and the first that reads them stands
+the embedding, an ordinary launch of torch's, which begins when all before it has ended. Some program of each launch must wait.
 """
 
 from functools import cache
@@ -20,10 +22,14 @@ from kvasir import envs
 
 
 @triton.jit
-def wait_for_predecessor(PDL: tl.constexpr):
+def wait_for_predecessor(PDL: tl.constexpr, EARLY: tl.constexpr = False):
+    """EARLY: the successor may begin before this kernel's own wait, and ask for its weights beside the predecessor."""
     if PDL:
+        if EARLY:
+            tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+        if not EARLY:
+            tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit

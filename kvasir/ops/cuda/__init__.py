@@ -1,0 +1,1 @@
+"""Kernels in CUDA C++ (`csrc/cuda`), compiled for the card that is there by torch's own run-time compiler (NVRTC)."""

@@ -1,0 +1,90 @@
+"""Projections on Hopper: our CUDA kernel for a few rows and a small weight, Triton's or the library for the rest.
+
+Importing this module says whether the machine can: an ImportError carries the reason, and Triton's serve instead.
+"""
+
+import torch
+
+from kvasir.ops.cuda import nvrtc
+from kvasir.ops.cuda.kernel import source_folder
+from kvasir.ops.cuda.skinny_linear import BLOCK, MAX_ROWS, SkinnyConfig, skinny_config, skinny_linear
+from kvasir.ops.triton import linear as triton_linear
+from kvasir.ops.triton.norm import add_rms_norm
+
+
+def _check_machine() -> None:
+    if not torch.cuda.is_available():
+        raise ImportError("no CUDA card")
+    if torch.cuda.get_device_capability() < (9, 0):
+        raise ImportError(f"made for compute capability 9.0, this card has {torch.cuda.get_device_capability()}")
+    if source_folder() is None:
+        raise ImportError("the sources in csrc/cuda are not there")
+    if nvrtc.library_path() is None:
+        raise ImportError("the compiler libnvrtc, which comes with torch, was not found")
+
+
+_check_machine()
+
+
+def _config(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> SkinnyConfig | None:
+    """The variant that serves, or None. Fewer rows go to Triton's `gemv`, which is as fast and norms as well."""
+    if not triton_linear.is_skinny(x, weight) or triton_linear.is_vector(x):
+        return None
+    outputs = weight.shape[0] // (2 if gated else 1)
+    if x.shape[0] > MAX_ROWS or x.shape[1] % BLOCK or outputs % 2:
+        return None
+    processors = torch.cuda.get_device_properties(x.device).multi_processor_count
+    return skinny_config(outputs, x.shape[1], gated, processors)
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gated: bool) -> torch.Tensor:
+    config = _config(x, weight, gated)
+    if config is not None:
+        return skinny_linear(x, weight, bias, gated, config)
+    return (triton_linear.gated_linear if gated else triton_linear.linear)(x, weight, bias)
+
+
+def _after_norm(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    gated: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if triton_linear.can_norm(x, weight):
+        op = triton_linear.norm_gated_linear if gated else triton_linear.norm_linear
+        return op(x, residual, norm_weight, eps, weight, bias)
+    normed, total = add_rms_norm(x, residual, norm_weight, eps)
+    return _product(normed, weight, bias, gated), total
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return _product(x, weight, bias, gated=False)
+
+
+def gated_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return _product(x, weight, bias, gated=True)
+
+
+def norm_linear(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _after_norm(x, residual, norm_weight, eps, weight, bias, gated=False)
+
+
+def norm_gated_linear(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _after_norm(x, residual, norm_weight, eps, weight, bias, gated=True)
