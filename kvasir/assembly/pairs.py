@@ -86,11 +86,14 @@ PAIRS: tuple[Pair, ...] = (
         _smallest_cache,
     ),
     Pair(
-        "attention_backend=triton",
+        "attention_backend=triton, flash_attn, flashinfer",
         "device=cpu",
         Verdict.REFUSED,
-        "the triton attention backend needs a card; on CPU use --attention-backend cpu or leave it out.",
-        lambda c: c.attention.attention_backend == "triton" and c.device.device == "cpu",
+        "the {name} attention backend needs a card; on CPU use --attention-backend cpu or leave it out.",
+        lambda c: (
+            c.attention.attention_backend in ("triton", "flash_attn", "flashinfer") and c.device.device == "cpu"
+        ),
+        lambda c: {"name": c.attention.attention_backend},
     ),
     Pair(
         "attention_backend=cpp, cpu",

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
-from kvasir.attention.backend import AttentionBatch
-from kvasir.logger import get_logger
+from kvasir.attention.backend import AttentionBatch, AttentionNeed
+from kvasir.attention.prefill import LastRows, refuses_shape
 from kvasir.ops.triton.gather_kv import gather_kv, merge_attention
-
-logger = get_logger(__name__)
 
 MIN_QUERY = 2048
 """Query tokens from which it pays."""
@@ -27,62 +25,38 @@ MARGIN = 1024
 _HEAD_SIZES = (64, 128)
 
 
-@dataclass(frozen=True)
-class LongRows:
-    """The rows of a step that go this way; they are its last ones. `first_token`: where they begin."""
+class CudnnPrefill:
+    name = "cuDNN"
 
-    first_row: int
-    first_token: int
-    lens: list[tuple[int, int]]  # (context, query) of each
+    def __init__(self) -> None:
+        self.min_query, self.margin = MIN_QUERY, MARGIN
 
-    @classmethod
-    def of(cls, batch: AttentionBatch) -> "LongRows | None":
-        """None when there are none, or when the step is a captured one, whose lengths the host does not know."""
-        lens = list(zip(batch.context_lens, batch.query_lens, strict=True))
-        first = len(lens)
-        while first and lens[first - 1][1] >= MIN_QUERY:
-            first -= 1
-        if first == len(lens) or batch.num_decodes is None:
-            return None
-        return cls(first, sum(query for _, query in lens[:first]), lens[first:])
+    @staticmethod
+    def refusal(need: AttentionNeed) -> str | None:
+        if need.capability < (9, 0):
+            return f"the card has {need.capability[0]}.{need.capability[1]}; older ones than 9.0 were not measured"
+        return refuses_shape(need.head_size, _HEAD_SIZES, need.dtype, need.sliding_window, need.soft_cap)
 
+    def plan(self, batch: AttentionBatch, rows: LastRows) -> None:
+        """cuDNN makes its plans itself, at the first use of a shape."""
 
-class LongPrefill:
-    """`available` turns false for good when cuDNN refuses a shape it was thought to take."""
-
-    available = True
-
-    @classmethod
-    def serves(cls, dtype: torch.dtype, head_size: int, capability: tuple[int, int]) -> bool:
-        fits = dtype in (torch.bfloat16, torch.float16) and head_size in _HEAD_SIZES
-        return cls.available and fits and capability >= (9, 0)
-
-    @classmethod
-    def forward(
-        cls,
+    def attend(
+        self,
         query: torch.Tensor,  # [MARGIN + T + MARGIN, H, D], contiguous
         key_cache: torch.Tensor,  # [N, S, K, D]
         value_cache: torch.Tensor,
         batch: AttentionBatch,
-        rows: LongRows,
+        rows: LastRows,
+        plan: None,
         scale: float,
         output: torch.Tensor,  # [T, H, D]
-    ) -> bool:
-        """Fills the rows' part of `output`; False if cuDNN would not, and then nothing is filled."""
+    ) -> None:
         start = rows.first_token
-        try:
-            for index, (context, length) in enumerate(rows.lens):
-                _Row(query, start, context, length, scale).attend(
-                    key_cache, value_cache, batch, rows.first_row + index, output[start : start + length]
-                )
-                start += length
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            cls.available = False
-            logger.warning("cuDNN does not take long prompts here, our own kernel does: %s", str(error).splitlines()[0])
-            return False
-        return True
+        for index, (context, length) in enumerate(rows.lens):
+            _Row(query, start, context, length, scale).attend(
+                key_cache, value_cache, batch, rows.first_row + index, output[start : start + length]
+            )
+            start += length
 
 
 @dataclass(frozen=True)

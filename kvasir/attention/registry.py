@@ -9,6 +9,8 @@ _BACKENDS: dict[str, str] = {
     "cpp": "kvasir.attention.cpp:CppBackend",
     "cpu": "kvasir.attention.cpu:CpuBackend",
     "triton": "kvasir.attention.triton:TritonBackend",
+    "flash_attn": "kvasir.attention.flash_attn:FlashAttnBackend",
+    "flashinfer": "kvasir.attention.flashinfer:FlashInferBackend",
     "reference": "kvasir.attention.reference:ReferenceBackend",
 }
 

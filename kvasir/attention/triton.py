@@ -4,7 +4,8 @@ Cache layout [N, 2, K, S, D]. One block is one contiguous piece of memory with i
 block (swap, transfer) is one copy; within it the S tokens of one head lie together, so that a program, which reads
 one KV head, reads runs of S * D elements instead of a row here and a row there.
 
-Long prompts go to cuDNN where it is better (`long_prefill.py`).
+Long prompts go to cuDNN where it is better (`long_prefill.py`); backends that differ from this one in who computes
+prompts are made of it (`flash_attn.py`, `flashinfer.py`).
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from kvasir.attention.backend import AttentionBatch, AttentionNeed, GraphSupport
-from kvasir.attention.long_prefill import MARGIN, LongPrefill, LongRows
+from kvasir.attention.long_prefill import CudnnPrefill
+from kvasir.attention.prefill import Prefill, PrefillProvider, ProvidedRows
 from kvasir.attention.transform import QKTransform
 from kvasir.ops.triton.kv_write import reshape_and_cache
 from kvasir.ops.triton.paged_attention import paged_attention, tickets
@@ -32,24 +34,22 @@ class TritonMetadata:
     """The batch, whose device tensors the kernels read themselves.
 
     Attributes:
-        long: rows that cuDNN does, if there are any.
+        provided: rows that somebody else's kernel does, if there are any.
         last: the rows whose last tokens are all that is wanted of the last layer, as a step of decode rows.
     """
 
     batch: AttentionBatch
-    long: LongRows | None = None
+    provided: ProvidedRows | None = None
     last: AttentionBatch | None = None
 
 
 class TritonBuilder:
-    def __init__(self, need: AttentionNeed):
+    def __init__(self, need: AttentionNeed, provider: PrefillProvider | None):
         tickets(torch.device(need.device))
-        plain = not need.sliding_window and not need.soft_cap
-        self._has_long = plain and LongPrefill.serves(need.dtype, need.head_size, need.capability)
+        self._prefill = Prefill(provider)
 
     def build(self, batch: AttentionBatch) -> TritonMetadata:
-        long = LongRows.of(batch) if self._has_long and LongPrefill.available else None
-        return TritonMetadata(batch, long, _last_tokens(batch))
+        return TritonMetadata(batch, self._prefill.take(batch), _last_tokens(batch))
 
 
 def _last_tokens(batch: AttentionBatch) -> AttentionBatch | None:
@@ -92,15 +92,17 @@ class TritonImpl:
         last: torch.Tensor | None = None,
     ) -> torch.Tensor:  # [T, H, D]; with `last` [B, H, D]
         key_cache, value_cache = cache_views(kv_cache)
-        batch, long = metadata.batch, metadata.long
-        if last is not None:
-            long = None
-        margin = MARGIN if long is not None else 0
+        batch = metadata.batch
+        provided = metadata.provided if last is None else None
+        margin = 0 if provided is None else provided.provider.margin
         room = torch.empty(margin + query.shape[0] + margin, *query.shape[1:], dtype=query.dtype, device=query.device)
         turned = room[margin : margin + query.shape[0]]
         if transform is None:
             reshape_and_cache(key, value, key_cache, value_cache, batch.slot_mapping)
-            turned = turned.copy_(query) if margin else query
+            if margin:
+                turned.copy_(query)
+            else:
+                room = turned = query
         else:
             rope_and_cache(
                 transform.positions, query, key, value, transform.cos_sin, key_cache, value_cache, batch.slot_mapping,
@@ -110,8 +112,8 @@ class TritonImpl:
             assert metadata.last is not None
             turned, batch = turned[last], metadata.last
         output = torch.empty(turned.shape, dtype=query.dtype, device=query.device)
-        if long is not None and not LongPrefill.forward(room, key_cache, value_cache, batch, long, self.scale, output):
-            long = None
+        if provided is not None and not provided.attend(room, key_cache, value_cache, batch, self.scale, output):
+            provided = None
         paged_attention(
             turned,
             key_cache,
@@ -125,7 +127,7 @@ class TritonImpl:
             sliding_window=self.sliding_window,
             soft_cap=self.logits_soft_cap,
             output=output,
-            only=None if long is None else (long.first_row, long.first_token),
+            only=None if provided is None else (provided.rows.first_row, provided.rows.first_token),
             shared_len=batch.shared_len if self.sliding_window is None else None,
         )
         return output
@@ -155,7 +157,7 @@ class TritonBackend:
 
     @staticmethod
     def make_builder(need: AttentionNeed) -> TritonBuilder:
-        return TritonBuilder(need)
+        return TritonBuilder(need, CudnnPrefill() if CudnnPrefill.refusal(need) is None else None)
 
     @staticmethod
     def make_impl(

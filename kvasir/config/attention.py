@@ -5,14 +5,15 @@ from typing import Any
 
 from kvasir.config.option import option
 
-BACKENDS = ("triton", "cpp", "cpu", "reference")
+BACKENDS = ("triton", "flash_attn", "flashinfer", "cpp", "cpu", "reference")
+_OTHER_NAMES = {"auto": None, "triton_attn": "triton"}
 
 
 def _name(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     name = value.lower()
-    return None if name == "auto" else name
+    return _OTHER_NAMES.get(name, name)
 
 
 @dataclass(frozen=True)

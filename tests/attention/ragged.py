@@ -128,7 +128,7 @@ def views(backend_name: str, cache: torch.Tensor) -> tuple[torch.Tensor, torch.T
     """[N, S, K, D] key and value views of a backend's cache."""
     if backend_name == "cpu":  # [N, S, 2, K, D]
         return cache[:, :, 0], cache[:, :, 1]
-    if backend_name in ("triton", "cpp"):  # [N, 2, K, S, D]
+    if backend_name in ("triton", "flash_attn", "flashinfer", "cpp"):  # [N, 2, K, S, D]
         return cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)
     return cache[0], cache[1]
 

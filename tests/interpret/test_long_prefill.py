@@ -6,7 +6,8 @@ import torch
 pytest.importorskip("triton")
 
 from kvasir.attention import long_prefill
-from kvasir.attention.long_prefill import LongPrefill, LongRows, padded
+from kvasir.attention.long_prefill import CudnnPrefill, padded
+from kvasir.attention.prefill import LastRows
 from kvasir.attention.triton import TritonBackend
 from tests.attention.ragged import Shape, expected, make_step, run_backend
 
@@ -28,9 +29,8 @@ def small_and_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_prefill, "dense_attention", plain)
     monkeypatch.setattr(long_prefill, "MIN_QUERY", 6)
     monkeypatch.setattr(long_prefill, "MARGIN", 16)
-    monkeypatch.setattr("kvasir.attention.triton.MARGIN", 16)
     monkeypatch.setattr(long_prefill, "padded", lambda length: -(-length // 8) * 8)
-    monkeypatch.setattr(LongPrefill, "serves", classmethod(lambda cls, *a: True))
+    monkeypatch.setattr(CudnnPrefill, "refusal", staticmethod(lambda need: None))
 
 
 @pytest.mark.parametrize(
@@ -45,20 +45,18 @@ def test_any_mixture_of_rows(lens: list[tuple[int, int]]) -> None:
 
 def test_which_rows_are_long() -> None:
     batch = make_step([(5, 1), (3, 4), (13, 6), (40, 11)], Shape(), torch.float32, 5).batch
-    assert LongRows.of(batch) == LongRows(2, 5, [(13, 6), (40, 11)])
-    assert LongRows.of(make_step([(5, 1), (3, 4)], Shape(), torch.float32, 5).batch) is None
+    assert LastRows.of(batch, 6) == LastRows(2, 5, [(13, 6), (40, 11)])
+    assert LastRows.of(make_step([(5, 1), (3, 4)], Shape(), torch.float32, 5).batch, 6) is None
 
 
-def test_a_refusal_falls_back_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise RuntimeError("no plan\nmore")
 
     monkeypatch.setattr(long_prefill, "dense_attention", refuse)
-    monkeypatch.setattr(LongPrefill, "available", True)
     step = make_step([(0, 20)], Shape(), torch.float32, 5)
     got = run_backend(TritonBackend, step, 0.2)
     torch.testing.assert_close(got.double(), expected(step, 0.2), atol=3e-5, rtol=3e-5)
-    assert not LongPrefill.available
 
 
 def test_padding_is_small_and_gives_few_lengths() -> None:
