@@ -90,9 +90,7 @@ PAIRS: tuple[Pair, ...] = (
         "device=cpu",
         Verdict.REFUSED,
         "the {name} attention backend needs a card; on CPU use --attention-backend cpu or leave it out.",
-        lambda c: (
-            c.attention.attention_backend in ("triton", "flash_attn", "flashinfer") and c.device.device == "cpu"
-        ),
+        lambda c: c.attention.attention_backend in ("triton", "flash_attn", "flashinfer") and c.device.device == "cpu",
         lambda c: {"name": c.attention.attention_backend},
     ),
     Pair(

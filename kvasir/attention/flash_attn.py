@@ -1,7 +1,7 @@
 """The Triton backend with prompts computed by flash-attn-4 (CuTe DSL), which reads the paged cache in place.
 
-Optional: `pip install 'kvasir-llm[flash-attn-4]'`. The library compiles a kernel in some seconds at its first use, which
-is the worker's first synthetic step. Decode rows, cache writes and captured steps stay with our own kernels.
+Optional: `pip install 'kvasir-llm[flash-attn-4]'`. The library compiles a kernel in some seconds at its first use,
+which is the worker's first synthetic step. Decode rows, cache writes and captured steps stay with our own kernels.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,8 @@ class FlashAttnPrefill:
     @staticmethod
     def refusal(need: AttentionNeed) -> str | None:
         if not (9, 0) <= need.capability < (12, 0):
-            return f"it reads paged caches on compute capability 9.0 to 11.x, this is {'.'.join(map(str, need.capability))}"
+            major, minor = need.capability
+            return f"it reads paged caches on compute capability 9.0 to 11.x, this is {major}.{minor}"
         if need.block_size not in _BLOCK_SIZES:
             return f"block size {need.block_size} is none of {', '.join(map(str, _BLOCK_SIZES))}"
         return refuses_shape(

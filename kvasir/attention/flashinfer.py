@@ -1,8 +1,8 @@
 """The Triton backend with prompts computed by FlashInfer, which reads the paged cache in place.
 
-Optional: `pip install 'kvasir-llm[flashinfer]'`. The library compiles its kernels with nvcc at their first use, which is
-the worker's first synthetic step, and keeps them on disk. Decode rows, cache writes and captured steps stay with our
-own kernels.
+Optional: `pip install 'kvasir-llm[flashinfer]'`. The library compiles its kernels with nvcc at their first use, which
+is the worker's first synthetic step, and keeps them on disk. Decode rows, cache writes and captured steps stay with
+our own kernels.
 """
 
 from typing import Any

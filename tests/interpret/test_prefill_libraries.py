@@ -121,9 +121,7 @@ def test_any_mixture_of_rows(
 
 
 @pytest.mark.parametrize("library, backend", LIBRARIES)
-def test_decode_rows_and_last_tokens_stay_ours(
-    library: str, backend: type, request: pytest.FixtureRequest
-) -> None:
+def test_decode_rows_and_last_tokens_stay_ours(library: str, backend: type, request: pytest.FixtureRequest) -> None:
     seen = request.getfixturevalue(library)
     decodes = make_step([(5, 1), (30, 1)], Shape(), torch.float32, 5)
     got = run_backend(backend, decodes, 0.2)
@@ -142,9 +140,9 @@ def test_a_library_that_fails_is_not_asked_again(
     seen = request.getfixturevalue(library)
     seen.error = error
     step = make_step([(5, 1), (3, 4), (13, 6)], Shape(), torch.float32, 5)
-    builder = backend.make_builder(SimpleNamespace(
-        device="cpu", dtype=torch.float32, head_size=32, num_heads=4, num_kv_heads=2, block_size=16
-    ))
+    builder = backend.make_builder(
+        SimpleNamespace(device="cpu", dtype=torch.float32, head_size=32, num_heads=4, num_kv_heads=2, block_size=16)
+    )
     monkeypatch.setattr(backend, "make_builder", staticmethod(lambda need: builder))
     for _ in range(2):
         got = run_backend(backend, step, 0.2)
