@@ -14,7 +14,7 @@ from tests.architecture.tree import ROOT, imported_modules, sources, without_fun
 DISTRIBUTIONS = {"yaml": "pyyaml", "prometheus_client": "prometheus-client"}
 # Optional at run time: on CUDA machines torch brings triton; the rest is asked for
 # inside a function that says what to install.
-OPTIONAL = {"triton", "opentelemetry"}
+OPTIONAL = {"triton", "opentelemetry", "flash-attn", "flashinfer"}
 
 WORKER_RING = {"ops", "distributed", "attention", "quantization", "sampling", "compilation", "layers", "models"}
 WORKER_RING |= {"loader", "worker", "platforms"}
