@@ -3,6 +3,7 @@
 `python -m kvasir.assembly.core FD HEARTBEAT_FD [--standby]` serves one.
 """
 
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from kvasir.executor import Executor, UniProcExecutor
 from kvasir.executor.uniproc import LocalWorker
 from kvasir.kv_cache import KVCacheManager, KVSpec
 from kvasir.messages import Ready
+from kvasir.platforms.early_cuda import open_beside_imports
 from kvasir.scheduler import GrowthForecast, Scheduler, SchedulerSettings
 from kvasir.structured.backend import Backend
 from kvasir.structured.compiler import GrammarCompiler
@@ -106,6 +108,8 @@ def _make_executor(config: KvasirConfig, heartbeat: Heartbeat | None, known_num_
 
     def make_worker() -> LocalWorker:
         started = time.perf_counter()
+        if config.device.device == "cuda":
+            open_beside_imports()
         return _worker_factory()(config, started, beat, known_num_blocks)
 
     threaded = config.device.device == "cpu" and config.scheduler.async_scheduling
@@ -116,7 +120,13 @@ def _worker_factory() -> Callable[..., LocalWorker]:
     """Imports the worker ring, which takes most of a start."""
     envs.let_waiting_threads_sleep()
     module, _, name = WORKER_FACTORY.partition(":")
-    return getattr(import_module(module), name)
+    collects = gc.isenabled()
+    gc.disable()  # nothing that an import makes is garbage, and looking for some takes a sixth of the time
+    try:
+        return getattr(import_module(module), name)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def main() -> int:

@@ -1,120 +1,179 @@
-"""Kernels compiled by child processes while the weights are read.
+"""Kernels compiled by other processes while this one opens the device, builds the model and reads the weights.
 
 A step is run for the sake of its launches only: each is noted as a compilation to be done, and nothing reaches the
-card. Children made by fork, which have all modules already, do them and leave the results in Triton's disk cache, where
-the first real launch finds them. Threads would not do: half of a compilation is Python.
+card. What is noted goes to a process of ours (`compiler_process.py`) at once, and comes back through Triton's disk
+cache, where the first real launch finds it. Threads would not do: half of a compilation is Python.
 """
 
 import contextlib
+import fcntl
+import functools
 import os
+import select
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
+import msgspec
 import torch
 
+from kvasir.compilation import compiler_process
+from kvasir.compilation.compiler_process import Job
 from kvasir.logger import get_logger
-from kvasir.ops.cuda import kernel as cuda_kernel
 
 logger = get_logger(__name__)
-MAX_CHILDREN = 12
 PATIENCE_S = 60.0
+NO_WAIT_S = 0.03
+"""What the process takes to find that Triton's cache has everything."""
 
 
 class CompileAhead:
-    """`queue(steps)`, `start()`, and `wait()` before the first real launch."""
+    """`start()`, then `queue(steps)`, and `wait()` before the first real launch. `stop()` if the start fails."""
 
     def __init__(self, device: torch.device):
-        self._compiles = device.type == "cuda" and "triton" in sys.modules  # no kernel of ours is used elsewhere
-        self._jobs: dict[Any, Callable[[], Any]] = {}
-        self._children: list[int] = []
+        self._compiles = device.type == "cuda" and find_spec("triton") is not None  # no kernel of ours is used elsewhere
+        self._process = 0
+        self._jobs = self._answers = -1  # pipes to and from it
+        self._launchers: set[tuple[str, ...]] = set()
+        self._count = 0
+
+    def start(self) -> None:
+        """Forks the process that compiles, best before the device is opened."""
+        if not self._compiles:
+            return
+        jobs, self._jobs = os.pipe()
+        with contextlib.suppress(OSError):  # room for all jobs: it reads none before it knows Triton's key
+            fcntl.fcntl(self._jobs, fcntl.F_SETPIPE_SZ, 1 << 20)
+        self._answers, answers = os.pipe()
+        with warnings.catch_warnings():
+            # Threads of libraries do not exist in the child, which uses none of them: no CUDA, no products.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._process = os.fork()
+        if not self._process:
+            try:
+                compiler_process.run(jobs, answers)
+            finally:
+                os._exit(0)
+        os.close(jobs)
+        os.close(answers)
 
     def queue(self, steps: Callable[[], None]) -> None:
-        """Runs `steps` with launches that note a compilation and do nothing else; not at all if none would."""
+        """Runs `steps` with Triton launches that note a compilation and do nothing else; not at all if none would."""
         if self._compiles:
             with self._instead_of_launching():
                 steps()
 
     @contextlib.contextmanager
     def _instead_of_launching(self) -> Iterator[None]:
-        from triton.runtime import _async_compile
+        from triton import knobs
         from triton.runtime.jit import JITFunction
 
-        launch = JITFunction.run
-        launched: set[Any] = set()
+        launch, hook = JITFunction.run, knobs.runtime.jit_cache_hook
+        noted: list[tuple[dict[Any, Any], Any]] = []
 
         def compile_only(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-            launched.add(function)
             return launch(function, *args, grid=grid, warmup=True, **options)
 
-        token = _async_compile.active_mode.set(self)  # Triton asks its active mode for `submit` only
-        JITFunction.run = compile_only
-        cuda_kernel.submit = lambda kernel: self._jobs.setdefault(kernel, kernel.binary)
+        def note(*, key: Any, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+            """Called by Triton with what it would compile; True: it shall not."""
+            kernels = fn.jit_function.device_caches[compile["device"]][0]
+            kernels[key] = _NOTED  # for Triton it is there now: further launches in the same variant cost nothing
+            noted.append((kernels, key))
+            self._send(fn.jit_function, compile)
+            return True
+
+        JITFunction.run, knobs.runtime.jit_cache_hook = compile_only, note
         try:
             yield
         finally:
-            JITFunction.run = launch
-            cuda_kernel.submit = None
-            _async_compile.active_mode.reset(token)
-            for function in launched:
-                for kernels, *_ in function.device_caches.values():
-                    for key in [key for key, kernel in kernels.items() if kernel is _QUEUED]:
-                        del kernels[key]
+            JITFunction.run, knobs.runtime.jit_cache_hook = launch, hook
+            for kernels, key in noted:
+                if kernels.get(key) is _NOTED:
+                    del kernels[key]
 
-    def submit(self, key: Any, compile_fn: Callable[[], Any], finalize_fn: Callable[[Any], None]) -> object:
-        """Called by Triton with what it would compile."""
-        self._jobs.setdefault(key, lambda: _compile(compile_fn))
-        finalize_fn(_QUEUED)  # for Triton it is there now: further launches in the same variant cost nothing
-        return _QUEUED
+    def _send(self, function: Any, asked: dict[str, Any]) -> None:
+        from triton.runtime import driver
 
-    def start(self) -> None:
-        """Begins; the parent goes on with something else."""
-        jobs = list(self._jobs.values())
-        count = min(MAX_CHILDREN, os.cpu_count() or 1, len(jobs))
-        if count < 2:
-            return
-        with warnings.catch_warnings():
-            # Threads of libraries do not exist in the children, which use none of them: no CUDA, no products.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self._children = [_fork(jobs[part::count]) for part in range(count)]
+        target = function.device_caches[asked["device"]][2]
+        maker, launcher = driver.active.launcher_cls, ""
+        # The C function that launches a kernel depends on the types of its arguments, where all pointers are alike.
+        types = tuple("*" if str(kind).startswith("*") else str(kind) for kind in asked["signature"].values())
+        if types not in self._launchers:
+            self._launchers.add(types)
+            launcher = f"{maker.__module__}:{maker.__qualname__}"
+        where = target.backend, target.arch, target.warp_size
+        job = Job(function.module, function.__name__, asked["specialization_data"], where, launcher)
+        self._count += 1
+        if self._jobs >= 0:
+            with contextlib.suppress(BrokenPipeError):
+                _write(self._jobs, msgspec.json.encode(job) + b"\n")
 
-    def wait(self) -> int:
-        """Until the children are done; returns how many kernels were queued. One that hangs is stopped."""
+    def wait(self, meanwhile: Callable[[], None] | None = None) -> int:
+        """Until all is compiled; returns how many kernels were noted. What hangs is stopped.
+
+        Args:
+            meanwhile: steps that are worth running, as by `queue`, if there is a time to wait.
+        """
         deadline = time.monotonic() + PATIENCE_S
-        while self._children and time.monotonic() < deadline:
-            self._children = [child for child in self._children if not _has_ended(child)]
-            time.sleep(0.005)
-        for child in self._children:
+        self._close_jobs()
+        self._take_triton_key()
+        if not self._ends_before(time.monotonic() + NO_WAIT_S) and meanwhile is not None:
+            self.queue(meanwhile)
+        if not self._ends_before(deadline):
             logger.warning("a compilation took longer than %.0f s; its kernels are compiled when needed", PATIENCE_S)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        return len(self._jobs)
+        self.stop()
+        return self._count
+
+    def _ends_before(self, deadline: float) -> bool:
+        while self._process:
+            if _has_ended(self._process):
+                self._process = 0
+            elif time.monotonic() > deadline:
+                return False
+            else:
+                time.sleep(0.002)
+        return True
+
+    def stop(self) -> None:
+        """Ends what is still running."""
+        self._close_jobs()
+        if self._answers >= 0:
+            os.close(self._answers)
+            self._answers = -1
+        if self._process:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._process, 0)
+            self._process = 0
+
+    def _close_jobs(self) -> None:
+        if self._jobs >= 0:
+            os.close(self._jobs)
+            self._jobs = -1
+
+    def _take_triton_key(self) -> None:
+        """Spares this process the hashing of all of Triton, which its first launch would do."""
+        if self._answers < 0:
+            return
+        key = b""
+        while select.select([self._answers], [], [], PATIENCE_S)[0] and (part := os.read(self._answers, 1 << 16)):
+            key += part
+        if key:
+            from triton.runtime import cache
+
+            cache.triton_key = functools.cache(key.decode)
 
 
-_QUEUED = object()
+_NOTED = object()
 
 
-def _compile(job: Callable[[], Any]) -> None:
-    """The kernel, and the piece of C with which Triton launches it, both into the disk cache."""
-    from triton.runtime import driver
-
-    kernel = job()
-    driver.active.launcher_cls(kernel.src, kernel.metadata)
-
-
-def _fork(jobs: list[Callable[[], Any]]) -> int:
-    child = os.fork()
-    if child:
-        return child
-    try:
-        for job in jobs:
-            with contextlib.suppress(Exception):  # the parent will meet the same error and say it
-                job()
-    finally:
-        os._exit(0)
+def _write(pipe: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(pipe, data) :]
 
 
 def _has_ended(child: int) -> bool:

@@ -1,10 +1,9 @@
 """LLM: offline batches. `LLM(model=...).generate(prompts, SamplingParams(...))`."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
-
-from tqdm import tqdm
 
 from kvasir.config import EngineArgs
 from kvasir.engine.input import default_sampling_params
@@ -120,18 +119,12 @@ class LLM:
 
     def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:
         finished: dict[str, RequestOutput] = {}
-        num_in = num_out = 0
-        with tqdm(total=len(ids), desc="Processed prompts", unit="req", disable=not use_tqdm) as bar:
+        with _progress(len(ids), use_tqdm) as show:
             while self.llm_engine.has_unfinished_requests():
                 for output in self.llm_engine.step():
-                    if not output.finished:
-                        continue
-                    finished[output.request_id] = output
-                    num_in += len(output.prompt_token_ids)
-                    num_out += sum(len(c.token_ids) for c in output.outputs)
-                    elapsed = bar.format_dict["elapsed"] or 1e-9
-                    bar.set_postfix_str(f"in {num_in / elapsed:.0f} tok/s, out {num_out / elapsed:.0f} tok/s", False)
-                    bar.update()
+                    if output.finished:
+                        finished[output.request_id] = output
+                        show(output)
         return [finished[i] for i in ids]
 
     # -- the rest -------------------------------------------------------------------------------------------
@@ -177,3 +170,25 @@ def _final_only(params: SamplingParams) -> SamplingParams:
     params = params.clone()
     params.output_kind = RequestOutputKind.FINAL_ONLY
     return params
+
+
+@contextmanager
+def _progress(total: int, wanted: bool) -> Iterator[Callable[[RequestOutput], None]]:
+    """A bar on standard error, told of each finished output."""
+    if not wanted:
+        yield lambda output: None
+        return
+    from tqdm import tqdm  # takes longer to import than the rest of this module
+
+    num_in = num_out = 0
+    with tqdm(total=total, desc="Processed prompts", unit="req") as bar:
+
+        def show(output: RequestOutput) -> None:
+            nonlocal num_in, num_out
+            num_in += len(output.prompt_token_ids)
+            num_out += sum(len(c.token_ids) for c in output.outputs)
+            elapsed = bar.format_dict["elapsed"] or 1e-9
+            bar.set_postfix_str(f"in {num_in / elapsed:.0f} tok/s, out {num_out / elapsed:.0f} tok/s", False)
+            bar.update()
+
+        yield show

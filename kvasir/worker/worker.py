@@ -14,6 +14,7 @@ from kvasir.config.hf import ModelShape
 from kvasir.errors import ConfigError
 from kvasir.logger import get_logger
 from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput, TokenMasks
+from kvasir.models.common.few_layers import few_layers
 from kvasir.models.interface import TextModel
 from kvasir.platforms import Platform
 from kvasir.sampling import Sampler, SamplingState
@@ -128,12 +129,17 @@ class Worker:
     # -- start ----------------------------------------------------------------------------------------------
 
     def start(self) -> Ready:
-        self._platform.open(self._settings.cpu_threads)
-        self._log.mark("open device")
-        with self._platform.stream():
-            return self._start()
+        ahead = CompileAhead(self.device)
+        ahead.start()  # a fork, which is cheap before the device is open
+        try:
+            self._platform.open(self._settings.cpu_threads)
+            self._log.mark("open device")
+            with self._platform.stream():
+                return self._start(ahead)
+        finally:
+            ahead.stop()
 
-    def _start(self) -> Ready:
+    def _start(self, ahead: CompileAhead) -> Ready:
         settings, shape = self._settings, self._shape
         need = AttentionNeed(
             device=self._platform.device_type,
@@ -159,13 +165,13 @@ class Worker:
             settings.max_num_batched_tokens,
         )  # fmt: skip
         self.runner, graphs = self._make_runner(parts, Sampler(sampling, settings.max_logprobs), backend)
-        ahead = CompileAhead(self.device)
-        ahead.queue(self._run_all_kinds)
-        ahead.start()  # compiled beside us, while the weights are read
+        with few_layers(model):
+            ahead.queue(self._run_all_kinds)  # compiled beside us from the first step on, while the weights are read
         self._log.mark("queue kernels")
         load.fill()
         self._log.mark("load weights", then=Phase.COMPILE)
-        ahead.wait()
+        with few_layers(model):
+            ahead.wait(meanwhile=self._run_largest)  # libraries load now what the largest step needs of theirs
         self._log.mark("wait for kernels")
         if load.compile is not None:
             load.compile()
@@ -245,8 +251,11 @@ class Worker:
 
     def _measure_activations(self) -> int:
         """Peak bytes of the largest step beyond what is allocated now (0 on a CPU, where it is not measured)."""
+        return self._platform.peak_of(self._run_largest)
+
+    def _run_largest(self) -> None:
         tokens, rows = self._settings.max_num_batched_tokens, self._settings.max_num_seqs
-        return self._platform.peak_of(lambda: self._run_synthetic(tokens, min(rows, tokens)))
+        self._run_synthetic(tokens, min(rows, tokens))
 
     def _plan_memory(self, weights: int, activations: int, bytes_per_block: int) -> MemoryPlan:
         settings = self._settings
@@ -274,16 +283,19 @@ class Worker:
         self._run_all_kinds()
 
     def _run_all_kinds(self) -> None:
-        """Steps that together launch every kernel in every variant: few rows and more, captured sizes and larger."""
+        """Steps that together launch every kernel in every variant: few rows and more, captured sizes and larger.
+
+        First those whose kernels take longest to compile.
+        """
         settings = self._settings
-        for rows in self._platform.row_kinds:
-            self._run_synthetic(min(2 * rows, settings.max_num_batched_tokens), min(rows, settings.max_num_seqs))
         long = MIN_SHARED_TOKENS + 2 * settings.block_size  # synthetic rows share all their blocks
         largest = max((0, *settings.cudagraph_mixed_sizes))
         for tokens, rows in ((MIN_SHARED_ROWS * long, MIN_SHARED_ROWS), (largest + 1, 1)):
             if largest < tokens <= settings.max_num_batched_tokens:  # a step that is not padded to a captured size
                 self._run_synthetic(tokens, min(rows, settings.max_num_seqs))
                 break
+        for rows in self._platform.row_kinds:
+            self._run_synthetic(min(2 * rows, settings.max_num_batched_tokens), min(rows, settings.max_num_seqs))
 
     def _run_synthetic(self, num_tokens: int, num_rows: int) -> None:
         settings = self._settings

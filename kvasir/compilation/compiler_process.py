@@ -1,0 +1,207 @@
+"""The process that compiles while its parent opens the device, builds the model and reads the weights.
+
+Forked while the parent is still small, it has all modules already and never touches the device. It reads jobs as lines
+of JSON from a pipe until that is closed. What Triton's disk cache does not have it hands to children of its own, up to
+one for each core: the first kernels compile while the last are still being noted, and the parent pays for one fork.
+
+    Job       what a launch asked Triton for, in Triton's own words
+    run       the process: jobs in, files in Triton's cache out
+"""
+
+import contextlib
+import gc
+import hashlib
+import json
+import os
+import select
+import signal
+import socket
+from collections import deque
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+MAX_COMPILERS = 16
+"""Processes that compile at a time, if there are so many cores; each takes up to 200 MB."""
+
+
+class Job(msgspec.Struct):
+    """One variant of one kernel.
+
+    Attributes:
+        module, name: where the kernel's function is found.
+        specialization: types, constants and options, as `JITFunction.preload` takes them.
+        target: backend, architecture and threads of a warp.
+        launcher: what makes the C function that launches it, "module:class"; empty: another job's will serve.
+    """
+
+    module: str
+    name: str
+    specialization: str
+    target: tuple[str, int | str, int]
+    launcher: str = ""
+
+
+def run(jobs: int, answers: int) -> None:
+    """Until `jobs` is closed and all is compiled. First writes Triton's key to `answers`, which takes it a while."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.setpgid(0, 0)
+    _close_all_but(0, 1, 2, jobs, answers)  # whoever waits for the parent's end at a socket must not wait for ours
+    gc.disable()  # a collection would touch, and so copy, every page that we share with the parent
+    with contextlib.suppress(OSError), os.fdopen(answers, "w") as pipe:
+        pipe.write(_triton_key())
+    _Compilers(jobs).run()
+
+
+def _triton_key() -> str:
+    """A hash of all of Triton, 400 MB, that is a part of every key of its cache."""
+    from triton.runtime.cache import triton_key
+
+    return triton_key()
+
+
+def _close_all_but(*kept: int) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+
+
+class _Compilers:
+    """Children that compile one thing at a time: a kernel, or the C function that launches it."""
+
+    def __init__(self, jobs: int):
+        self._jobs = jobs
+        self._unread = b""
+        self._waiting: deque[bytes] = deque()
+        self._idle: list[socket.socket] = []
+        self._busy: list[socket.socket] = []
+        self._most = min(MAX_COMPILERS, os.cpu_count() or 1)
+
+    def run(self) -> None:
+        is_open = True
+        while is_open or self._waiting or self._busy:
+            sources = [self._jobs, *self._busy] if is_open else self._busy
+            for source in select.select(sources, [], [])[0]:
+                if source == self._jobs:
+                    is_open = self._read()
+                else:
+                    self._busy.remove(source)
+                    if source.recv(1):  # else it has died, and with it what it was compiling
+                        self._idle.append(source)
+            while self._waiting and (self._idle or len(self._busy) < self._most):
+                compiler = self._idle.pop() if self._idle else self._fork()
+                self._busy.append(compiler)
+                with contextlib.suppress(OSError):
+                    compiler.sendall(self._waiting.popleft())
+        for compiler in self._idle:
+            compiler.close()
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.wait()
+
+    def _read(self) -> bool:
+        """Takes the jobs that are there; False when no more will come."""
+        data = os.read(self._jobs, 1 << 16)
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            job = msgspec.json.decode(line, type=Job)
+            if _is_compiled(job):
+                continue
+            self._waiting.append(b"K" + line + b"\n")
+            if job.launcher:
+                self._waiting.append(b"L" + line + b"\n")
+        return bool(data)
+
+    def _fork(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        if os.fork():
+            theirs.close()
+            return ours
+        try:
+            for other in (ours, *self._idle, *self._busy):
+                other.close()  # else nobody would hear that this process is gone
+            _serve(theirs)
+        finally:
+            os._exit(0)
+
+
+def _serve(orders: socket.socket) -> None:
+    """One line, one file in Triton's cache, one byte to say so."""
+    for line in orders.makefile("rb"):
+        job = msgspec.json.decode(line[1:], type=Job)
+        with contextlib.suppress(Exception):  # whoever launches the kernel will meet the same error and say it
+            if line.startswith(b"K"):
+                _function(job).preload(job.specialization)
+            else:
+                _build_launcher(job)
+        orders.sendall(b".")
+
+
+class _Target:
+    """As much of a driver as compiling takes."""
+
+    def __init__(self, job: Job):
+        from triton.backends.compiler import GPUTarget
+
+        self._target = GPUTarget(*job.target)
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+
+def _function(job: Job) -> Any:
+    """The kernel's JITFunction, ready to compile for the job's target."""
+    from triton.runtime import driver
+
+    driver.set_active(_Target(job))
+    return getattr(import_module(job.module), job.name)
+
+
+def _source(job: Job) -> tuple[Any, Any, Any]:
+    """-> what Triton would compile, by which backend, with which options: as `JITFunction.preload` puts it."""
+    from triton.compiler import ASTSource
+
+    function, said = _function(job), json.loads(job.specialization)
+    if any(not isinstance(value, bool | int | float | str | None) for value in said["constant_vals"]):
+        raise ValueError("a constant that only Triton itself can read")
+    constants = dict(zip(map(tuple, said["constant_keys"]), said["constant_vals"], strict=True))
+    attributes = dict(zip(map(tuple, said["attrs_keys"]), said["attrs_vals"], strict=True))
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in said["options"].items()}
+    backend = function.device_caches[0][3]
+    return ASTSource(function, said["signature"], constants, attributes), backend, backend.parse_options(options)
+
+
+def _is_compiled(job: Job) -> bool:
+    """Whether Triton's disk cache has the kernel; when in doubt it has not: a compiler that finds it there ends at once."""
+    from triton import knobs
+    from triton._C.libtriton import get_cache_invalidating_env_vars
+    from triton.runtime.cache import get_cache_key, get_cache_manager
+
+    try:
+        source, backend, options = _source(job)
+        key = get_cache_key(source, backend, options, get_cache_invalidating_env_vars())
+        name = f"{source.name[:150]}.json"
+        cached = get_cache_manager(hashlib.sha256(key.encode()).hexdigest()).get_group(name)
+        return name in (cached or {}) and not knobs.compilation.always_compile
+    except Exception:
+        return False
+
+
+class _Unknown:
+    """Facts of a kernel that is not compiled yet: a launcher keeps them, its C code does not depend on them."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _build_launcher(job: Job) -> None:
+    module, _, name = job.launcher.partition(":")
+    signature = json.loads(job.specialization)["signature"]
+    source = SimpleNamespace(fn=_function(job), signature=signature, constants={})
+    getattr(import_module(module), name)(source, _Unknown())
