@@ -1,8 +1,8 @@
 """Kernels compiled by other processes while this one opens the device, builds the model and reads the weights.
 
 A step is run for the sake of its launches only: each is noted as a compilation to be done, and nothing reaches the
-card. What is noted goes to a process of ours (`compiler_process.py`) at once, and comes back through Triton's disk
-cache, where the first real launch finds it. Threads would not do: half of a compilation is Python.
+card. What is noted goes to a process of ours (`compiler_process.py`) at once, and comes back through the caches
+on disk, where the first real launch finds it. Threads would not do: half of a compilation is Python.
 """
 
 import contextlib
@@ -21,8 +21,10 @@ import msgspec
 import torch
 
 from kvasir.compilation import compiler_process
-from kvasir.compilation.compiler_process import Job
+from kvasir.compilation.compiler_process import CudaJob, Job, TritonJob
 from kvasir.logger import get_logger
+from kvasir.ops.cuda import kernel as cuda_kernel
+from kvasir.ops.cuda.kernel import Recipe
 
 logger = get_logger(__name__)
 PATIENCE_S = 60.0
@@ -34,10 +36,13 @@ class CompileAhead:
     """`start()`, then `queue(steps)`, and `wait()` before the first real launch. `stop()` if the start fails."""
 
     def __init__(self, device: torch.device):
-        self._compiles = device.type == "cuda" and find_spec("triton") is not None  # no kernel of ours is used elsewhere
+        self._compiles = (
+            device.type == "cuda" and find_spec("triton") is not None
+        )  # no kernel of ours is used elsewhere
         self._process = 0
         self._jobs = self._answers = -1  # pipes to and from it
         self._launchers: set[tuple[str, ...]] = set()
+        self._recipes: set[Recipe] = set()
         self._count = 0
 
     def start(self) -> None:
@@ -61,7 +66,7 @@ class CompileAhead:
         os.close(answers)
 
     def queue(self, steps: Callable[[], None]) -> None:
-        """Runs `steps` with Triton launches that note a compilation and do nothing else; not at all if none would."""
+        """Runs `steps` with launches that note a compilation and do nothing else; not at all if none would."""
         if self._compiles:
             with self._instead_of_launching():
                 steps()
@@ -82,19 +87,26 @@ class CompileAhead:
             kernels = fn.jit_function.device_caches[compile["device"]][0]
             kernels[key] = _NOTED  # for Triton it is there now: further launches in the same variant cost nothing
             noted.append((kernels, key))
-            self._send(fn.jit_function, compile)
+            self._send(self._job(fn.jit_function, compile))
             return True
 
+        def note_recipe(kernel: cuda_kernel.Kernel) -> None:
+            if kernel.recipe not in self._recipes:
+                self._recipes.add(kernel.recipe)
+                self._send(CudaJob(kernel.recipe))
+
+        cuda_kernel.submit = note_recipe
         JITFunction.run, knobs.runtime.jit_cache_hook = compile_only, note
         try:
             yield
         finally:
+            cuda_kernel.submit = None
             JITFunction.run, knobs.runtime.jit_cache_hook = launch, hook
             for kernels, key in noted:
                 if kernels.get(key) is _NOTED:
                     del kernels[key]
 
-    def _send(self, function: Any, asked: dict[str, Any]) -> None:
+    def _job(self, function: Any, asked: dict[str, Any]) -> TritonJob:
         from triton.runtime import driver
 
         target = function.device_caches[asked["device"]][2]
@@ -105,7 +117,9 @@ class CompileAhead:
             self._launchers.add(types)
             launcher = f"{maker.__module__}:{maker.__qualname__}"
         where = target.backend, target.arch, target.warp_size
-        job = Job(function.module, function.__name__, asked["specialization_data"], where, launcher)
+        return TritonJob(function.module, function.__name__, asked["specialization_data"], where, launcher)
+
+    def _send(self, job: Job) -> None:
         self._count += 1
         if self._jobs >= 0:
             with contextlib.suppress(BrokenPipeError):

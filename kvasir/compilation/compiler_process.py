@@ -1,11 +1,11 @@
 """The process that compiles while its parent opens the device, builds the model and reads the weights.
 
 Forked while the parent is still small, it has all modules already and never touches the device. It reads jobs as lines
-of JSON from a pipe until that is closed. What Triton's disk cache does not have it hands to children of its own, up to
+of JSON from a pipe until that is closed. What the caches on disk do not have it hands to children of its own, up to
 one for each core: the first kernels compile while the last are still being noted, and the parent pays for one fork.
 
-    Job       what a launch asked Triton for, in Triton's own words
-    run       the process: jobs in, files in Triton's cache out
+    Job       what a launch asked Triton for, in Triton's own words, or the recipe of a CUDA kernel
+    run       the process: jobs in, files in the caches out
 """
 
 import contextlib
@@ -23,12 +23,14 @@ from typing import Any
 
 import msgspec
 
+from kvasir.ops.cuda.kernel import Recipe
+
 MAX_COMPILERS = 16
 """Processes that compile at a time, if there are so many cores; each takes up to 200 MB."""
 
 
-class Job(msgspec.Struct):
-    """One variant of one kernel.
+class TritonJob(msgspec.Struct, tag="triton"):
+    """One variant of one Triton kernel.
 
     Attributes:
         module, name: where the kernel's function is found.
@@ -42,6 +44,15 @@ class Job(msgspec.Struct):
     specialization: str
     target: tuple[str, int | str, int]
     launcher: str = ""
+
+
+class CudaJob(msgspec.Struct, tag="cuda"):
+    """One variant of one kernel in csrc/cuda."""
+
+    recipe: Recipe
+
+
+Job = TritonJob | CudaJob
 
 
 def run(jobs: int, answers: int) -> None:
@@ -75,14 +86,15 @@ class _Compilers:
     def __init__(self, jobs: int):
         self._jobs = jobs
         self._unread = b""
-        self._waiting: deque[bytes] = deque()
+        self._kernels: deque[bytes] = deque()
+        self._launchers: deque[bytes] = deque()  # these come second: no one of them takes long
         self._idle: list[socket.socket] = []
         self._busy: list[socket.socket] = []
         self._most = min(MAX_COMPILERS, os.cpu_count() or 1)
 
     def run(self) -> None:
         is_open = True
-        while is_open or self._waiting or self._busy:
+        while is_open or self._kernels or self._launchers or self._busy:
             sources = [self._jobs, *self._busy] if is_open else self._busy
             for source in select.select(sources, [], [])[0]:
                 if source == self._jobs:
@@ -91,11 +103,11 @@ class _Compilers:
                     self._busy.remove(source)
                     if source.recv(1):  # else it has died, and with it what it was compiling
                         self._idle.append(source)
-            while self._waiting and (self._idle or len(self._busy) < self._most):
+            while (waiting := self._kernels or self._launchers) and (self._idle or len(self._busy) < self._most):
                 compiler = self._idle.pop() if self._idle else self._fork()
                 self._busy.append(compiler)
                 with contextlib.suppress(OSError):
-                    compiler.sendall(self._waiting.popleft())
+                    compiler.sendall(waiting.popleft())
         for compiler in self._idle:
             compiler.close()
         with contextlib.suppress(ChildProcessError):
@@ -110,9 +122,9 @@ class _Compilers:
             job = msgspec.json.decode(line, type=Job)
             if _is_compiled(job):
                 continue
-            self._waiting.append(b"K" + line + b"\n")
-            if job.launcher:
-                self._waiting.append(b"L" + line + b"\n")
+            self._kernels.append(b"K" + line + b"\n")
+            if isinstance(job, TritonJob) and job.launcher:
+                self._launchers.append(b"L" + line + b"\n")
         return bool(data)
 
     def _fork(self) -> socket.socket:
@@ -129,11 +141,13 @@ class _Compilers:
 
 
 def _serve(orders: socket.socket) -> None:
-    """One line, one file in Triton's cache, one byte to say so."""
+    """One line, one file in a cache, one byte to say so."""
     for line in orders.makefile("rb"):
         job = msgspec.json.decode(line[1:], type=Job)
         with contextlib.suppress(Exception):  # whoever launches the kernel will meet the same error and say it
-            if line.startswith(b"K"):
+            if isinstance(job, CudaJob):
+                job.recipe.binary()
+            elif line.startswith(b"K"):
                 _function(job).preload(job.specialization)
             else:
                 _build_launcher(job)
@@ -143,7 +157,7 @@ def _serve(orders: socket.socket) -> None:
 class _Target:
     """As much of a driver as compiling takes."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: TritonJob):
         from triton.backends.compiler import GPUTarget
 
         self._target = GPUTarget(*job.target)
@@ -155,7 +169,7 @@ class _Target:
         return 0
 
 
-def _function(job: Job) -> Any:
+def _function(job: TritonJob) -> Any:
     """The kernel's JITFunction, ready to compile for the job's target."""
     from triton.runtime import driver
 
@@ -163,7 +177,7 @@ def _function(job: Job) -> Any:
     return getattr(import_module(job.module), job.name)
 
 
-def _source(job: Job) -> tuple[Any, Any, Any]:
+def _source(job: TritonJob) -> tuple[Any, Any, Any]:
     """-> what Triton would compile, by which backend, with which options: as `JITFunction.preload` puts it."""
     from triton.compiler import ASTSource
 
@@ -178,12 +192,14 @@ def _source(job: Job) -> tuple[Any, Any, Any]:
 
 
 def _is_compiled(job: Job) -> bool:
-    """Whether Triton's disk cache has the kernel; when in doubt it has not: a compiler that finds it there ends at once."""
+    """Whether the kernel is on disk. A wrong no costs little: compiling it ends where it is found."""
     from triton import knobs
     from triton._C.libtriton import get_cache_invalidating_env_vars
     from triton.runtime.cache import get_cache_key, get_cache_manager
 
     try:
+        if isinstance(job, CudaJob):
+            return job.recipe.is_kept()
         source, backend, options = _source(job)
         key = get_cache_key(source, backend, options, get_cache_invalidating_env_vars())
         name = f"{source.name[:150]}.json"
@@ -200,7 +216,7 @@ class _Unknown:
         return None
 
 
-def _build_launcher(job: Job) -> None:
+def _build_launcher(job: TritonJob) -> None:
     module, _, name = job.launcher.partition(":")
     signature = json.loads(job.specialization)["signature"]
     source = SimpleNamespace(fn=_function(job), signature=signature, constants={})

@@ -294,7 +294,7 @@ class Worker:
             if largest < tokens <= settings.max_num_batched_tokens:  # a step that is not padded to a captured size
                 self._run_synthetic(tokens, min(rows, settings.max_num_seqs))
                 break
-        for rows in self._platform.row_kinds:
+        for rows in reversed(self._platform.row_kinds):
             self._run_synthetic(min(2 * rows, settings.max_num_batched_tokens), min(rows, settings.max_num_seqs))
 
     def _run_synthetic(self, num_tokens: int, num_rows: int) -> None:

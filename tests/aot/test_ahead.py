@@ -14,6 +14,8 @@ from triton.runtime.jit import JITFunction
 
 from kvasir.compilation import CompileAhead, compiler_process
 from kvasir.compilation import ahead as ahead_module
+from kvasir.ops.cuda import nvrtc
+from kvasir.ops.cuda.kernel import Kernel
 from kvasir.ops.triton.activation import silu_and_mul
 from kvasir.ops.triton.norm import _rms_norm_kernel, add_rms_norm, rms_norm
 from tests.aot.conftest import Card
@@ -150,12 +152,30 @@ def test_launchers_are_built_once_and_found(
     assert used == {str(path) for path in launchers}
 
 
+def test_a_cuda_kernel_is_compiled_there_too(
+    ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kernel = Kernel("skinny_linear.cu", "skinny_linear", {"SPLITS": 1}, 256, 0, (9, 0))
+    monkeypatch.setenv("KVASIR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(nvrtc, "compile_cubin", lambda source, name, options: str(os.getpid()).encode())
+    ahead.start()
+
+    def run() -> None:
+        for _ in range(50):
+            kernel.launch((1, 1), 1, True)
+
+    ahead.queue(run)
+    assert ahead.wait() == 1
+    assert kernel.recipe.is_kept()
+    assert kernel.recipe.binary() != str(os.getpid()).encode()
+
+
 def test_a_compiler_that_dies_takes_one_kernel_with_it(
     ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch, looked_up: list
 ) -> None:
     run, serve = steps(864), compiler_process._function
 
-    def die(job: compiler_process.Job) -> object:
+    def die(job: compiler_process.TritonJob) -> object:
         if job.name == "_silu_and_mul_kernel" and os.getpid() != process:
             os._exit(3)
         return serve(job)

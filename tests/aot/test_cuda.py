@@ -21,17 +21,19 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 def compile_to(path: Path, kernel: Kernel) -> None:
     folder = source_folder()
     assert folder is not None
-    source = folder / kernel._file
+    source = folder / kernel.recipe.file
     if nvrtc.library_path() is not None and path.suffix == ".cubin":
-        path.write_bytes(nvrtc.compile_cubin(source.read_text(), source.name, kernel._options))
+        path.write_bytes(nvrtc.compile_cubin(source.read_text(), source.name, kernel.recipe.options))
         return
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     if nvcc is None:
         pytest.skip("there is neither libnvrtc nor nvcc")
-    arch = kernel._options[0].replace("--gpu-architecture=sm_", "")
+    arch = kernel.recipe.options[0].replace("--gpu-architecture=sm_", "")
     target = ["-gencode", f"arch=compute_{arch},code=" + ("sm_" if path.suffix == ".cubin" else "compute_") + arch]
     what = "-cubin" if path.suffix == ".cubin" else "-ptx"
-    subprocess.run([nvcc, what, *target, *kernel._options[1:], source, "-o", path], check=True, capture_output=True)
+    subprocess.run(
+        [nvcc, what, *target, *kernel.recipe.options[1:], source, "-o", path], check=True, capture_output=True
+    )
 
 
 def variants() -> list[Kernel]:
@@ -52,7 +54,7 @@ def test_every_variant_compiles_without_spills(tmp_path: Path) -> None:
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         usage = re.search(r"REG:(\d+) STACK:(\d+)", text)
         assert usage, text
-        assert int(usage[1]) <= MAX_REGISTERS and int(usage[2]) == 0, kernel._options
+        assert int(usage[1]) <= MAX_REGISTERS and int(usage[2]) == 0, kernel.recipe.options
 
 
 def test_only_the_weight_is_touched_before_the_wait(tmp_path: Path) -> None:

@@ -52,15 +52,26 @@ def run_instead(graphs: CUDAGraphWrapper, key: Any) -> tuple[torch.Tensor, ...]:
     return outputs
 
 
-@pytest.fixture
-def worker(compiled: Callable[[], list[Compiled]], monkeypatch: pytest.MonkeyPatch) -> Worker:
+ONE_KIND: dict[str, Any] = {"num_hidden_layers": 4}
+TWO_KINDS: dict[str, Any] = {
+    "num_hidden_layers": 5,
+    "layer_types": ["full_attention", "full_attention", "sliding_attention", "full_attention", "full_attention"],
+    "use_sliding_window": True,
+    "sliding_window": 64,
+}
+
+
+@pytest.fixture(params=[ONE_KIND, TWO_KINDS], ids=["layers of one kind", "of two"])
+def worker(
+    request: pytest.FixtureRequest, compiled: Callable[[], list[Compiled]], monkeypatch: pytest.MonkeyPatch
+) -> Worker:
     monkeypatch.setattr(dispatch, "platform_of", lambda device: "cuda")
     monkeypatch.setattr(pdl, "enabled", lambda device: True)
     monkeypatch.setattr(sampler_module, "sample_tokens", lambda *a: fused.sample_tokens(*a[:6]))
     monkeypatch.setattr(sampler_module, "cutoffs", lambda *a: fused.cutoffs(*a[:6]))
     monkeypatch.setattr(CUDAGraphWrapper, "new_pool", lambda: None)
     monkeypatch.setattr(CUDAGraphWrapper, "capture", run_instead)
-    shape = load_model_shape(checkpoint("qwen3"))
+    shape = load_model_shape(checkpoint("qwen3"), request.param)
 
     def build(backend: Any) -> ModelLoad:
         model = build_model(shape, ModelBuild(torch.bfloat16, torch.device("cpu"), backend, max_model_len=1024))
@@ -113,4 +124,11 @@ def test_later_steps_need_no_other_kernel(worker: Worker, compiled: Callable[[],
                 worker.sample_tokens(step)
             step += 1
     late = {kernel.name for kernel in compiled() if id(kernel.kernel) not in queued}
+    windows = {
+        k.kernel.src.constants[(i,)]
+        for k in compiled()
+        for i, n in enumerate(k.kernel.src.fn.arg_names)
+        if n == "HAS_WINDOW"
+    }
+    assert windows == {window is not None for window in worker._shape.layer_windows}
     assert not late, f"compiled in the middle of an answer: {late}"

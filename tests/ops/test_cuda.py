@@ -58,8 +58,10 @@ def test_a_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("KVASIR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(nvrtc, "compile_cubin", compiler)
-    assert variant().binary() == variant().binary() == b"code 1"
-    assert variant({"WARPS": 4}).binary() == b"code 2", "other options are another kernel"
+    assert not variant().recipe.is_kept()
+    assert variant().recipe.binary() == variant().recipe.binary() == b"code 1"
+    assert variant().recipe.is_kept()
+    assert variant({"WARPS": 4}).recipe.binary() == b"code 2", "other options are another kernel"
     assert calls[0][0] == "--gpu-architecture=sm_90a" and "-DWARPS=8" in calls[0]
     assert (tmp_path / "cuda").stat().st_mode & 0o777 == 0o700, "what lies there is code"
     assert not [path for path in (tmp_path / "cuda").iterdir() if path.suffix != ".cubin"]
@@ -69,7 +71,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypa
     (tmp_path / "file").touch()
     monkeypatch.setenv("KVASIR_CACHE_DIR", str(tmp_path / "file"))
     monkeypatch.setattr(nvrtc, "compile_cubin", lambda *a: b"code")
-    assert variant().binary() == b"code"
+    assert variant().recipe.binary() == b"code"
 
 
 def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +79,7 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(nvrtc, "library_path", lambda: None)
     nvrtc._library.cache_clear()
     with pytest.raises(nvrtc.CompileError, match="libnvrtc"):
-        variant().binary()
+        variant().recipe.binary()
     nvrtc._library.cache_clear()
 
 

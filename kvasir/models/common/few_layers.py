@@ -18,8 +18,7 @@ def few_layers(model: nn.Module) -> Iterator[None]:
     """
     whole = [(module, module.layers) for module in model.modules() if isinstance(_layers(module), nn.ModuleList)]
     for module, layers in whole:
-        between = {_kind(layer): layer for layer in layers[1:-1]}
-        module.layers = nn.ModuleList([*layers[:1], *between.values(), *layers[1:][-1:]])
+        module.layers = nn.ModuleList([*layers[:1], *_one_of_each(layers[1:-1]), *layers[1:][-1:]])
     try:
         yield
     finally:
@@ -29,6 +28,17 @@ def few_layers(model: nn.Module) -> Iterator[None]:
 
 def _layers(module: nn.Module) -> Any:
     return getattr(module, "layers", None)
+
+
+def _one_of_each(layers: nn.ModuleList) -> list[nn.Module]:
+    kinds: list[tuple[object, ...]] = []
+    found = []
+    for layer in layers:
+        kind = _kind(layer)
+        if kind not in kinds:
+            kinds.append(kind)
+            found.append(layer)
+    return found
 
 
 def _kind(layer: nn.Module) -> tuple[object, ...]:

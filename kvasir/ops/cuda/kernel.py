@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from kvasir import envs
@@ -57,6 +58,43 @@ def _check(code: int, what: str) -> None:
         raise RuntimeError(f"{what}: {(name.value or b'unknown error').decode()} ({code})")
 
 
+class Recipe(msgspec.Struct, frozen=True):
+    """All that compiling one variant takes, in a form that can be sent to another process."""
+
+    file: str
+    name: str
+    options: tuple[str, ...]
+
+    def is_kept(self) -> bool:
+        """Whether the disk cache has it."""
+        return self._place(self._source()).is_file()
+
+    def binary(self) -> bytes:
+        """From the disk cache, or compiled and left there.
+
+        Raises:
+            CompileError: the source does not compile, or there is no compiler.
+        """
+        source = self._source()
+        kept = self._place(source)
+        try:
+            return kept.read_bytes()
+        except OSError:
+            made = nvrtc.compile_cubin(source, self.file, self.options)
+        _keep(kept, made)
+        return made
+
+    def _source(self) -> str:
+        folder = source_folder()
+        if folder is None:
+            raise nvrtc.CompileError("csrc/cuda was not found")
+        return (folder / self.file).read_text()
+
+    def _place(self, source: str) -> Path:
+        key = "\0".join((source, *self.options, str(nvrtc.library_path())))
+        return cache_folder() / f"{self.name}-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.cubin"
+
+
 class Kernel:
     """`name` of `file` in csrc/cuda, with `defines` set, for cards of `capability`.
 
@@ -73,36 +111,17 @@ class Kernel:
         shared_bytes: int,
         capability: tuple[int, int],
     ):
-        self._file = file
         self._name = name
         self._threads = threads
         self._shared_bytes = shared_bytes
         major, minor = capability
         suffix = "a" if major >= 9 else ""
-        self._options = (
+        options = (
             f"--gpu-architecture=sm_{major}{minor}{suffix}", "--std=c++17",
             *(f"-D{key}={value}" for key, value in sorted(defines.items())),
         )  # fmt: skip
+        self.recipe = Recipe(file, name, options)
         self._functions: dict[int, ctypes.c_void_p] = {}
-
-    def binary(self) -> bytes:
-        """From the disk cache, or compiled and left there.
-
-        Raises:
-            CompileError: the source does not compile, or there is no compiler.
-        """
-        folder = source_folder()
-        if folder is None:
-            raise nvrtc.CompileError("csrc/cuda was not found")
-        source = (folder / self._file).read_text()
-        key = "\0".join((source, *self._options, str(nvrtc.library_path())))
-        kept = cache_folder() / f"{self._name}-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.cubin"
-        try:
-            return kept.read_bytes()
-        except OSError:
-            made = nvrtc.compile_cubin(source, self._file, self._options)
-        _keep(kept, made)
-        return made
 
     def launch(self, grid: tuple[int, int], cluster: int, dependent: bool, *values: Value) -> None:
         """On the current device and stream. `cluster`: programs along the grid's second side that share a cluster.
@@ -134,7 +153,7 @@ class Kernel:
         function = self._functions.get(device)
         if function is None:
             module, function = ctypes.c_void_p(), ctypes.c_void_p()
-            _check(_driver().cuModuleLoadData(ctypes.byref(module), self.binary()), f"loading {self._name}")
+            _check(_driver().cuModuleLoadData(ctypes.byref(module), self.recipe.binary()), f"loading {self._name}")
             _check(_driver().cuModuleGetFunction(ctypes.byref(function), module, self._name.encode()), self._name)
             _check(_driver().cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, self._shared_bytes), self._name)
             self._functions[device] = function
