@@ -29,16 +29,15 @@ from kvasir.ops.cuda.kernel import Recipe
 logger = get_logger(__name__)
 PATIENCE_S = 60.0
 NO_WAIT_S = 0.03
-"""What the process takes to find that Triton's cache has everything."""
+"""More than the process takes to find that the caches have everything."""
 
 
 class CompileAhead:
     """`start()`, then `queue(steps)`, and `wait()` before the first real launch. `stop()` if the start fails."""
 
     def __init__(self, device: torch.device):
-        self._compiles = (
-            device.type == "cuda" and find_spec("triton") is not None
-        )  # no kernel of ours is used elsewhere
+        # Elsewhere no kernel of ours is used.
+        self._compiles = device.type == "cuda" and find_spec("triton") is not None
         self._process = 0
         self._jobs = self._answers = -1  # pipes to and from it
         self._launchers: set[tuple[str, ...]] = set()
@@ -158,8 +157,9 @@ class CompileAhead:
             os.close(self._answers)
             self._answers = -1
         if self._process:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process, signal.SIGKILL)
+            for kill in (os.killpg, os.kill):  # it leads a group soon after it was forked, not at once
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    kill(self._process, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._process, 0)
             self._process = 0
@@ -176,10 +176,10 @@ class CompileAhead:
         key = b""
         while select.select([self._answers], [], [], PATIENCE_S)[0] and (part := os.read(self._answers, 1 << 16)):
             key += part
-        if key:
+        if key.endswith(b"\n"):  # else it died over it
             from triton.runtime import cache
 
-            cache.triton_key = functools.cache(key.decode)
+            cache.triton_key = functools.cache(key[:-1].decode)
 
 
 _NOTED = object()

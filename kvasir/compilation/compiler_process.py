@@ -62,7 +62,7 @@ def run(jobs: int, answers: int) -> None:
     _close_all_but(0, 1, 2, jobs, answers)  # whoever waits for the parent's end at a socket must not wait for ours
     gc.disable()  # a collection would touch, and so copy, every page that we share with the parent
     with contextlib.suppress(OSError), os.fdopen(answers, "w") as pipe:
-        pipe.write(_triton_key())
+        pipe.write(_triton_key() + "\n")
     _Compilers(jobs).run()
 
 
