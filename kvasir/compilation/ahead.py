@@ -45,7 +45,7 @@ class CompileAhead:
         self._count = 0
 
     def start(self) -> None:
-        """Forks the process that compiles, best before the device is opened."""
+        """Forks the process that compiles, best while this one is small."""
         if not self._compiles:
             return
         jobs, self._jobs = os.pipe()

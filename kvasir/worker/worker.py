@@ -130,7 +130,7 @@ class Worker:
 
     def start(self) -> Ready:
         ahead = CompileAhead(self.device)
-        ahead.start()  # a fork, which is cheap before the device is open
+        ahead.start()  # a fork, which is cheap while there is no model
         try:
             self._platform.open(self._settings.cpu_threads)
             self._log.mark("open device")
