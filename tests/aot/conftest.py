@@ -23,6 +23,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 MAX_SHARED_BYTES = 227 * 1024  # what a program may have on sm_90
 
 
@@ -41,13 +42,22 @@ class Compiled:
 
     def spill_bytes(self, folder: Path) -> int:
         """Stack of a thread, by the tool that comes with Triton: registers that did not fit."""
-        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        tool = TOOLS / "cuobjdump"
         cubin = folder / f"{self.name}.cubin"
         cubin.write_bytes(self.kernel.asm["cubin"])
         text = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
         found = re.search(r"STACK:(\d+)", text)
         assert found, text
         return int(found.group(1))
+
+    def warnings(self, folder: Path) -> list[str]:
+        """What the assembler says, such as that products of tensor cores cannot overlap with anything."""
+        source = folder / f"{self.name}.ptx"
+        source.write_text(self.ptx)
+        command = [TOOLS / "ptxas", "-v", "--gpu-name", "sm_90a", source, "-o", folder / "ignored.cubin"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        assert "registers" in text, text
+        return [line for line in text.splitlines() if "warning" in line.lower() or "serializ" in line.lower()]
 
 
 class Card:

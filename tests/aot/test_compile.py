@@ -9,7 +9,7 @@ import torch
 
 from kvasir.attention.triton import TritonBackend, TritonMetadata
 from kvasir.ops.step_inputs import SlotTables, StepInputs
-from kvasir.ops.triton import pdl, sample, step_inputs
+from kvasir.ops.triton import paged_attention, pdl, sample, step_inputs
 from kvasir.ops.triton.activation import silu_and_mul
 from kvasir.ops.triton.gemv import gemv
 from kvasir.ops.triton.norm import AddedNorm, add_rms_norm, rms_norm
@@ -20,6 +20,8 @@ from tests.aot.conftest import MAX_SHARED_BYTES
 from tests.attention.ragged import Shape, make_step
 
 LENS = [(40, 1), (3, 1), (20, 30), (0, 50)]
+READ_AHEAD = ("gemv_kernel", "decode_kernel", "_rope_and_cache_kernel", "prefill_overlap_kernel")
+"""Kernels that read weights or the step's inputs before they wait."""
 MAX_SPILL_BYTES = 128
 """A few saved addresses are harmless; float32 prefill over wide heads is known to spill and is no hot path."""
 
@@ -59,14 +61,78 @@ def test_attention_in_sixteen_bits(compiled, tmp_path: Path, shape: Shape, windo
         assert "cp.async.cg" in kernels[name].ptx, f"{name}: 16-byte copies that run ahead"
 
 
-def test_a_step_whose_rows_only_the_device_knows(compiled, tmp_path: Path):
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the tensors were on such a card."""
+    monkeypatch.setattr(paged_attention, "_is_hopper", lambda device: True)
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(16, 8, 128, 16),  # Qwen3-0.6B
+        Shape(32, 8, 128, 32),  # Llama-3.1-8B
+        Shape(28, 4, 128, 64),  # Qwen2.5-7B
+        Shape(64, 1, 128, 16),  # all heads of a token in a tile
+        Shape(14, 2, 64, 16),  # Qwen2.5-0.5B
+    ],
+)
+def test_prefill_with_overlap(compiled, tmp_path: Path, shape: Shape, dtype: torch.dtype):
+    kernel = launch(compiled, shape, dtype)["prefill_overlap_kernel"]
+    assert kernel.spill_bytes(tmp_path) == 0
+    assert kernel.shared_bytes <= MAX_SHARED_BYTES // 2, "two programs on a processor"
+    assert not kernel.warnings(tmp_path), "products in series"
+    steps = re.findall(r"wgmma\.wait_group\S*\s+1;(.*?)wgmma\.wait_group\S*\s+0;", kernel.ptx, re.DOTALL)
+    assert len(steps) == 2, "tiles without a mask, and with one"
+    assert all("ex2.approx" in step for step in steps), "a softmax while a product runs"
+    copies = re.findall(r"cp\.async\.\S+\s.*?, (0x\w+|\d+)", kernel.ptx)
+    assert copies and all(int(size, 0) == 16 for size in copies), "16 bytes a copy"
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize(
+    ("shape", "dtype", "window", "cap"),
+    [
+        (Shape(16, 8, 128, 16), torch.bfloat16, 100, None),
+        (Shape(16, 8, 128, 16), torch.bfloat16, None, 5.0),
+        (Shape(16, 8, 64, 16), torch.float32, None, None),
+        (Shape(4, 2, 96, 16), torch.bfloat16, None, None),
+        (Shape(4, 2, 128, 128), torch.bfloat16, None, None),
+        (Shape(65, 1, 64, 16), torch.bfloat16, None, None),
+    ],
+)
+def test_prefill_without_overlap(compiled, shape: Shape, dtype: torch.dtype, window: int | None, cap: float | None):
+    """What the kernel for Hopper does not do goes to the other one."""
+    assert "prefill_kernel" in launch(compiled, shape, dtype, window, cap)
+
+
+def test_prefill_without_gluon(compiled, monkeypatch, hopper):
+    monkeypatch.setattr(paged_attention, "prefill_overlap", None)
+    assert "prefill_kernel" in launch(compiled, Shape(16, 8, 128, 16), torch.bfloat16)
+
+
+@pytest.mark.usefixtures("hopper")
+def test_a_query_that_is_not_aligned_is_served_all_the_same(compiled):
+    query, cache = torch.zeros(5, 4 * 128 + 4, dtype=torch.bfloat16), torch.zeros(2, 16, 2, 128, dtype=torch.bfloat16)
+    numbers = torch.tensor([0, 5], dtype=torch.int32)
+    query = query[:, : 4 * 128].view(5, 4, 128)
+    paged_attention.paged_attention(query, cache, cache, numbers, numbers[1:], numbers[None], numbers[:1].long(), 1.0)
+    assert [kernel.name for kernel in compiled()] == ["prefill_kernel"]
+
+
+@pytest.mark.parametrize("on_hopper", [False, True])
+def test_a_step_whose_rows_only_the_device_knows(compiled, monkeypatch, tmp_path: Path, on_hopper: bool):
+    monkeypatch.setattr(paged_attention, "_is_hopper", lambda device: on_hopper)
     step = make_step(LENS, Shape(16, 8, 128, 16), torch.bfloat16, 0)
     cache = torch.zeros(TritonBackend.kv_cache_shape(step.num_blocks, 16, 8, 128), dtype=torch.bfloat16)
     batch = dataclasses.replace(step.batch, num_decodes=None)
     TritonBackend.make_impl(16, 128, 0.1, 8).forward(
         step.query, step.new(step.keys), step.new(step.values), cache, TritonMetadata(batch)
     )
-    assert {"decode_kernel", "prefill_kernel"} < {kernel.name for kernel in compiled()}
+    prefill = "prefill_overlap_kernel" if on_hopper else "prefill_kernel"
+    assert {"decode_kernel", prefill} < {kernel.name for kernel in compiled()}
     assert all(kernel.spill_bytes(tmp_path) <= MAX_SPILL_BYTES for kernel in compiled())
 
 
@@ -79,16 +145,18 @@ def test_attention_in_float32(compiled):
     assert all(kernel.shared_bytes <= MAX_SHARED_BYTES for kernel in kernels.values())
 
 
-def test_a_longer_batch_compiles_nothing_new(compiled):
+@pytest.mark.parametrize(("window", "shorter"), [(100, 16), (None, None)])
+def test_a_longer_batch_compiles_nothing_new(compiled, hopper, window: int | None, shorter: int | None):
     """What changes from step to step must not select another variant."""
     shape = Shape(16, 8, 64, 16)
-    first = dict(launch(compiled, shape, torch.bfloat16, window=100))
+    first = dict(launch(compiled, shape, torch.bfloat16, window))
+    assert ("prefill_overlap_kernel" in first) == (window is None)
     names = {name: id(kernel.kernel) for name, kernel in first.items()}
     compiled().clear()
     for lens in ([(1, 1)] * 16 + [(0, 16)], [(640, 1), (0, 1), (16, 17)], [(31, 1)]):
         step = make_step(lens, shape, torch.bfloat16, 0)
         cache = torch.zeros(TritonBackend.kv_cache_shape(step.num_blocks, 16, 8, 64), dtype=torch.bfloat16)
-        impl = TritonBackend.make_impl(16, 64, 0.1, 8, 16)
+        impl = TritonBackend.make_impl(16, 64, 0.1, 8, shorter)
         impl.forward(step.query, step.new(step.keys), step.new(step.values), cache, TritonMetadata(step.batch))
     assert compiled()
     for kernel in compiled():
@@ -148,6 +216,8 @@ def test_dependent_launches_wait_before_they_touch_anything(compiled, monkeypatc
     """As on a card: every kernel of a step waits for the one before it; what is read earlier is known."""
     monkeypatch.setattr(pdl, "enabled", lambda device: True)
     launch(compiled, Shape(16, 8, 128, 16), torch.bfloat16)
+    monkeypatch.setattr(paged_attention, "_is_hopper", lambda device: True)
+    assert "prefill_overlap_kernel" in launch(compiled, Shape(16, 8, 128, 16), torch.bfloat16)
     x, weight = torch.zeros(4, 1024, dtype=torch.bfloat16), torch.zeros(4096, 1024, dtype=torch.bfloat16)
     skinny_linear(x, weight, None)
     skinny_linear(x, weight[:1024], None)
@@ -161,14 +231,14 @@ def test_dependent_launches_wait_before_they_touch_anything(compiled, monkeypatc
     sample.sample_tokens(x, slots, floats, slots, slots, sample.cutoffs(x, slots, floats, slots, floats, floats))
     head, cache = torch.zeros(1, 8, 128, dtype=torch.bfloat16), torch.zeros(4, 16, 8, 128, dtype=torch.bfloat16)
     rope_and_cache(slots[:1], head, head, head, torch.zeros(9, 128), cache, cache, slots[:1])
-    assert len(compiled()) == 15
+    assert len(compiled()) == 18
     for kernel in compiled():
         before, _, after = kernel.ptx.partition("griddepcontrol.wait")
         assert after and "griddepcontrol.launch_dependents" in (before if "rms_norm" in kernel.name else after), (
             kernel.name
         )
         touched = set(re.findall(r"\b(ld|st)\.global|\b(cp\.async\.cg)|\b(ret);", before))
-        if kernel.name in ("gemv_kernel", "decode_kernel", "_rope_and_cache_kernel"):  # weights; the step's inputs
+        if kernel.name in READ_AHEAD:
             assert touched == {("ld", "", "")}
         else:
             assert not touched, f"{kernel.name} does not wait first"

@@ -15,6 +15,11 @@ from kvasir.ops.triton import pdl
 from kvasir.ops.triton.decode_attention import decode_kernel, shared_prefix_kernel
 from kvasir.ops.triton.prefill_attention import prefill_kernel
 
+try:
+    from kvasir.ops.triton import prefill_overlap
+except ImportError:  # another Triton
+    prefill_overlap = None  # type: ignore[assignment]
+
 _LOG2E = 1.4426950408889634
 MAX_SPLITS = 32
 MERGED_ELEMENTS = 4096
@@ -59,8 +64,36 @@ def prefill_config(head_size_pad: int, dtype: torch.dtype) -> PrefillConfig:
     if head_size_pad <= 64:
         return PrefillConfig(128, 64, 4, 3)
     if head_size_pad <= 128:
-        return PrefillConfig(128, 64, 8, 3)
+        return PrefillConfig(64, 64, 4, 2)
     return PrefillConfig(128, 32, 8, 2)
+
+
+def shared_prefix_config(head_size_pad: int, dtype: torch.dtype) -> PrefillConfig:
+    """Larger tiles than a prompt's where many rows see the same keys."""
+    if dtype != torch.float32 and 64 < head_size_pad <= 128:
+        return PrefillConfig(128, 64, 8, 3)
+    return prefill_config(head_size_pad, dtype)
+
+
+@cache
+def _is_hopper(device: torch.device) -> bool:
+    if device.type != "cuda" or torch.version.cuda is None:
+        return False
+    return torch.cuda.get_device_capability(device)[0] == 9
+
+
+def overlap_serves(query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor) -> bool:
+    """Whether `prefill_overlap.py` takes such tensors, where there is neither a window nor a cap."""
+    if prefill_overlap is None or not _is_hopper(query.device):
+        return False
+    strides = (*query.stride()[:2], *key_cache.stride()[:3], *value_cache.stride()[:3])
+    return (
+        query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[2] in (64, 128)
+        and query.shape[1] // key_cache.shape[2] <= prefill_overlap.BLOCK_M
+        and prefill_overlap.BLOCK_N % key_cache.shape[1] == 0
+        and all(stride % 16 == 0 for stride in strides)  # 16 bytes at a time, and then as Triton asks about integers
+    )
 
 
 @cache
@@ -206,7 +239,7 @@ def _decode(
     # Allocated here, inside a graph's capture when there is one, so that the graph's own pool keeps them.
     partial = torch.empty(rows, num_heads, parts, head_size, dtype=torch.float32, device=query.device)
     lse = torch.empty(rows, num_heads, parts, dtype=torch.float32, device=query.device)
-    shared_config = prefill_config(head_size_pad, query.dtype)
+    shared_config = shared_prefix_config(head_size_pad, query.dtype)
     if shared:
         no_window = {name: value for name, value in common.items() if name not in ("window", "HAS_WINDOW")}
         shared_prefix_kernel[(num_kv_heads, triton.cdiv(rows * group, shared_config.block_m), shared_splits)](
@@ -275,16 +308,19 @@ def _prefill(
     config: PrefillConfig | None = None,
     mixed: bool = False,
 ) -> None:
+    """`config`: a variant of the plain kernel; None: whatever is best for these tensors."""
     tokens, num_heads, head_size = query.shape
     num_kv_heads = key_cache.shape[2]
     group = num_heads // num_kv_heads
+    plain = common["HAS_WINDOW"] or common["HAS_CAP"] or config is not None
+    overlap = not plain and overlap_serves(query, key_cache, value_cache)
     config = config or prefill_config(max(16, triton.next_power_of_2(head_size)), query.dtype)
-    block_m = max(config.block_m, triton.next_power_of_2(group))
+    block_m = prefill_overlap.BLOCK_M if overlap else max(config.block_m, triton.next_power_of_2(group))
     block_q = block_m // group
     rows = batch.seq_lens.shape[0] - first_row
     # Each row wastes at most one tile; the tokens after the last row, if any, count as a row of their own.
     tiles = (tokens - first_row) // block_q + rows + 1
-    prefill_kernel[(tiles, num_kv_heads)](
+    operands = (
         query,
         key_cache,
         value_cache,
@@ -297,12 +333,23 @@ def _prefill(
         first_row,
         rows,
         tokens,
+    )
+    constants = {"H": num_heads, "BLOCK_Q": block_q, "BLOCK_M": block_m, "MIXED": mixed}
+    if overlap:
+        prefill_overlap.prefill_overlap_kernel[(tiles * num_kv_heads,)](
+            *operands,
+            **{name: value for name, value in common.items() if name in prefill_overlap.ARGUMENTS},
+            **constants,
+            BLOCK_N=prefill_overlap.BLOCK_N,
+            num_warps=prefill_overlap.NUM_WARPS,
+            **pdl.options(query.device),
+        )
+        return
+    prefill_kernel[(tiles, num_kv_heads)](
+        *operands,
         **common,
-        H=num_heads,
-        BLOCK_Q=block_q,
-        BLOCK_M=block_m,
+        **constants,
         BLOCK_N=config.block_n,
-        MIXED=mixed,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         **pdl.options(query.device),

@@ -12,7 +12,7 @@ from kvasir.ops.triton.pdl import wait_for_predecessor
 
 
 @triton.jit
-def _find_row(tile, starts_ptr, first_row, num_rows, BLOCK_Q: tl.constexpr):
+def find_row(tile, starts_ptr, first_row, num_rows, BLOCK_Q: tl.constexpr):
     """(row, tile within the row); row may be first_row + num_rows: the padding after the last row."""
     base = tl.load(starts_ptr + first_row)
     low = 0
@@ -127,7 +127,7 @@ def prefill_kernel(
     wait_for_predecessor(PDL)
     kv_head = tl.program_id(1)
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # late tiles see the most keys: they start first
-    row, tile = _find_row(tile, starts_ptr, first_row, num_rows, BLOCK_Q)
+    row, tile = find_row(tile, starts_ptr, first_row, num_rows, BLOCK_Q)
     is_padding = row == first_row + num_rows
     row_start = tl.load(starts_ptr + row)
     query_len = num_tokens - row_start
