@@ -16,6 +16,7 @@ from kvasir.compilation import CompileAhead, compiler_process
 from kvasir.compilation import ahead as ahead_module
 from kvasir.ops.cuda import nvrtc
 from kvasir.ops.cuda.kernel import Kernel
+from kvasir.ops.triton import paged_attention
 from kvasir.ops.triton.activation import silu_and_mul
 from kvasir.ops.triton.norm import _rms_norm_kernel, add_rms_norm, rms_norm
 from tests.aot.conftest import Card
@@ -27,6 +28,9 @@ LIBCUDA = "".join(
         "cuCtxSetCurrent", "cuFuncSetAttribute", "cuLaunchKernelEx",
     )
 )  # fmt: skip
+
+
+IN_GLUON_TEST = paged_attention.decode_kernel, paged_attention.prefill_overlap.prefill_overlap_kernel
 
 
 class NoLauncher:
@@ -52,7 +56,7 @@ def ahead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CompileAh
     made._compiles = True
     yield made
     made.stop()
-    for function in (_rms_norm_kernel, silu_and_mul.__globals__["_silu_and_mul_kernel"]):
+    for function in (_rms_norm_kernel, silu_and_mul.__globals__["_silu_and_mul_kernel"], *IN_GLUON_TEST):
         function.device_caches.pop(7, None)
 
 
@@ -94,6 +98,28 @@ def test_real_launches_find_every_kernel_on_disk(ahead: CompileAhead, tmp_path: 
     assert ahead.wait() == 3
     run()
     assert sorted(looked_up) == [("_rms_norm_kernel", True), ("_rms_norm_kernel", True), ("_silu_and_mul_kernel", True)]
+
+
+def test_kernels_in_gluon_are_among_them(ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch, looked_up: list) -> None:
+    monkeypatch.setattr(paged_attention, "_is_hopper", lambda device: True)
+    query, cells = torch.zeros(9, 4, 64, dtype=torch.float16), torch.zeros(2, 16, 2, 64, dtype=torch.float16)
+    numbers = torch.tensor([0, 1, 9], dtype=torch.int32)
+    rows = numbers, numbers[1:], numbers[None], numbers[:2].long()
+
+    def run() -> None:
+        paged_attention.paged_attention(query, cells, cells, *rows, 1.0, num_decodes=1)
+
+    ahead.start()
+    ahead.queue(run)
+    assert ahead.wait() == 2
+    run()
+    assert sorted(looked_up) == [("decode_kernel", True), ("prefill_overlap_kernel", True)]
+    again, noted = CompileAhead(torch.device("cpu")), []
+    again._compiles, again._send = True, noted.append
+    for function in IN_GLUON_TEST:
+        function.device_caches[7][0].clear()
+    again.queue(run)
+    assert len(noted) == 2 and all(map(compiler_process._is_compiled, noted)), "found where jobs are taken, too"
 
 
 def test_triton_is_hashed_by_the_other_process(ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch) -> None:

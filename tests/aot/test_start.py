@@ -15,7 +15,7 @@ from kvasir.loader.load import build_model
 from kvasir.messages import SamplingParams, SchedulerOutput, SlotRequest
 from kvasir.models.interface import ModelBuild
 from kvasir.ops import dispatch
-from kvasir.ops.triton import pdl
+from kvasir.ops.triton import paged_attention, pdl
 from kvasir.ops.triton import sample as fused
 from kvasir.platforms.cuda import CudaPlatform
 from kvasir.sampling import sampler as sampler_module
@@ -61,12 +61,16 @@ TWO_KINDS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=[ONE_KIND, TWO_KINDS], ids=["layers of one kind", "of two"])
+HOPPER: dict[str, Any] = {"num_hidden_layers": 4, "head_dim": 64}
+
+
+@pytest.fixture(params=[ONE_KIND, TWO_KINDS, HOPPER], ids=["layers of one kind", "of two", "on Hopper"])
 def worker(
     request: pytest.FixtureRequest, compiled: Callable[[], list[Compiled]], monkeypatch: pytest.MonkeyPatch
 ) -> Worker:
     monkeypatch.setattr(dispatch, "platform_of", lambda device: "cuda")
     monkeypatch.setattr(pdl, "enabled", lambda device: True)
+    monkeypatch.setattr(paged_attention, "_is_hopper", lambda device: request.param is HOPPER)
     monkeypatch.setattr(sampler_module, "sample_tokens", lambda *a: fused.sample_tokens(*a[:6]))
     monkeypatch.setattr(sampler_module, "cutoffs", lambda *a: fused.cutoffs(*a[:6]))
     monkeypatch.setattr(CUDAGraphWrapper, "new_pool", lambda: None)
@@ -93,6 +97,7 @@ def worker(
     made = Worker(settings, CardOfPaper(), shape, lambda need: TritonBackend, build)
     with torch.inference_mode():
         made.start()
+    assert ("prefill_overlap_kernel" in {kernel.name for kernel in compiled()}) == (request.param is HOPPER)
     made.queued = queued
     return made
 

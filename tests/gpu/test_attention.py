@@ -1,17 +1,19 @@
 """The Triton backend on the card against the float64 oracle; unused cache slots hold NaN throughout."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from kvasir.attention.backend import AttentionBatch
 from kvasir.attention.reference import ReferenceBackend
-from tests.attention.ragged import Shape, Step, expected, make_step, need_of, random_lens, run_backend
+from tests.attention.ragged import Shape, Step, expected, fill_cache, make_step, need_of, random_lens, run_backend
 
 pytest.importorskip("triton")
 from kvasir.attention import long_prefill
-from kvasir.attention.triton import TritonBackend, TritonMetadata
+from kvasir.attention.triton import TritonBackend, TritonMetadata, cache_views
+from kvasir.ops.triton import paged_attention as launch
 
 pytestmark = pytest.mark.gpu
 
@@ -19,8 +21,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 QWEN, LLAMA = Shape(16, 8, 128, 16), Shape(32, 8, 128, 16)
 
 
-def check(step: Step, window: int | None = None, cap: float | None = None) -> None:
-    scale = step.shape.head_size**-0.5
+def check(step: Step, window: int | None = None, cap: float | None = None, scale: float | None = None) -> None:
+    scale = scale or step.shape.head_size**-0.5
     got = run_backend(TritonBackend, step, scale, window, cap, device="cuda")
     tolerance = TOLERANCE[step.query.dtype]
     torch.testing.assert_close(got.double(), expected(step, scale, window, cap), atol=tolerance, rtol=tolerance)
@@ -100,6 +102,52 @@ def test_a_shared_prefix_is_read_once(rows: int, shared: int, shape: Shape) -> N
     check(dataclasses.replace(step, batch=batch))
 
 
+@pytest.fixture
+def overlap_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of a test have to go to the kernel for Hopper: the other one is not there."""
+    if launch.prefill_overlap is None or torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs a card of compute capability 9 and Triton 3.6")
+    monkeypatch.setattr(launch, "prefill_kernel", None)
+
+
+OVERLAPPING = [
+    QWEN,
+    LLAMA,
+    Shape(3, 3, 128, 32),
+    Shape(14, 2, 128, 64),
+    Shape(8, 1, 128, 32),
+    Shape(15, 3, 128, 16),
+    Shape(64, 1, 128, 16),
+    Shape(48, 1, 128, 64),
+    Shape(14, 2, 64, 16),
+    Shape(4, 4, 64, 64),
+]
+"""One to 64 query heads a KV head; with 3, 5, 7 and 48 of them a tile of 64 rows is not full."""
+
+
+@pytest.mark.usefixtures("overlap_only")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", OVERLAPPING)
+@pytest.mark.parametrize("kind", ["prefill", "chunk", "mixed"])
+def test_prefill_with_overlap(kind: str, shape: Shape, dtype: torch.dtype) -> None:
+    for seed in (20, 21):
+        check(make_step(random_lens(kind, seed, longest=700), shape, dtype, seed))
+
+
+@pytest.mark.usefixtures("overlap_only")
+@pytest.mark.parametrize("shape", [QWEN, Shape(7, 1, 128, 16), Shape(2, 1, 64, 64)])
+@pytest.mark.parametrize("context", [0, 1, 62, 63, 64, 65, 127, 128, 1000])
+def test_prefill_with_overlap_where_tiles_end(context: int, shape: Shape) -> None:
+    lens = [(context, query) for query in (2, 8, 9, 31, 32, 33, 63, 64, 65, 128, 129)]
+    check(make_step(lens, shape, torch.bfloat16, context))
+
+
+@pytest.mark.usefixtures("overlap_only")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_prefill_with_overlap_of_scores_far_apart(dtype: torch.dtype) -> None:
+    check(make_step([(0, 600), (900, 70)], QWEN, dtype, 4), scale=1.0)
+
+
 def test_many_prefill_rows() -> None:
     lens = [(int(n) % 50, 2 + int(n)) for n in torch.randint(0, 60, (200,), generator=torch.Generator().manual_seed(3))]
     check(make_step(lens, Shape(4, 2, 64, 16), torch.bfloat16, 3))
@@ -121,6 +169,18 @@ def test_reference_backend_runs_on_the_card() -> None:
 def on_card(batch: AttentionBatch) -> AttentionBatch:
     moved = {k: v.cuda() for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
     return dataclasses.replace(batch, **moved)
+
+
+def captured(run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = run()
+    return graph, output
 
 
 @pytest.mark.parametrize("window", [None, 50])
@@ -149,15 +209,7 @@ def test_a_captured_decode_step_replays_for_other_lengths(window: int | None) ->
     def run() -> torch.Tensor:
         return impl.forward(query, key, value, cache, TritonMetadata(static))
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = run()
-
+    graph, output = captured(run)
     for seed in range(4):
         lens = [
             (int(n), 1) for n in torch.randint(0, 900, (rows - seed,), generator=torch.Generator().manual_seed(seed))
@@ -187,6 +239,59 @@ def test_a_captured_decode_step_replays_for_other_lengths(window: int | None) ->
         want = expected(step, 0.1, window)
         torch.testing.assert_close(output[:count].double().cpu(), want, atol=3e-2, rtol=3e-2)
         assert bool((output[count:] == 0).all()), "padded rows"
+
+
+@pytest.mark.parametrize("shape", [QWEN, LLAMA, Shape(7, 1, 128, 64), Shape(14, 2, 64, 16), Shape(4, 2, 96, 16)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_captured_mixed_step_replays_for_other_rows(shape: Shape, dtype: torch.dtype) -> None:
+    """One graph of 16 rows and 512 tokens; tokens and cells that are nobody's hold NaN, padding rows other tables."""
+    rows, tokens, num_blocks, size = 16, 512, 600, shape.block_size
+    cache_shape = TritonBackend.kv_cache_shape(num_blocks, size, shape.num_kv_heads, shape.head_size)
+    cache = torch.full(cache_shape, float("nan"), dtype=dtype, device="cuda")
+    static = AttentionBatch(
+        query_start_loc=torch.zeros(rows + 1, dtype=torch.int32, device="cuda"),
+        seq_lens=torch.zeros(rows, dtype=torch.int32, device="cuda"),
+        block_table=torch.full((rows, 80), num_blocks - 1, dtype=torch.int32, device="cuda"),
+        table_rows=torch.arange(rows, device="cuda"),
+        slot_mapping=torch.full((tokens,), -1, dtype=torch.int64, device="cuda"),
+        num_reqs=rows,
+        num_tokens=tokens,
+        num_decodes=None,
+        max_query_len=tokens,
+        max_seq_len=80 * size,
+        query_lens=[],
+        context_lens=[],
+    )
+    query, key, value = (
+        torch.zeros(tokens, heads, shape.head_size, dtype=dtype, device="cuda")
+        for heads in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
+    )
+    impl = TritonBackend.make_impl(shape.num_heads, shape.head_size, 0.1, shape.num_kv_heads)
+    graph, output = captured(lambda: impl.forward(query, key, value, cache, TritonMetadata(static)))
+    decodes, chunks = [(700, 1), (3, 1), (64, 1), (0, 1)], [(130, 7), (0, 64), (500, 200), (63, 33), (0, 2)]
+    for lens in (decodes + chunks, chunks[:3], decodes, [(0, 512)], [(7, 1), (511, 65)], []):
+        step = make_step(lens or [(0, 0)], shape, dtype, len(lens))
+        batch, real = on_card(step.batch), sum(step.batch.query_lens)
+        count = len(step.batch.query_lens)
+        cache.fill_(float("nan"))
+        fill_cache(step, *cache_views(cache))
+        static.query_start_loc.fill_(real)
+        static.query_start_loc[: count + 1] = batch.query_start_loc
+        static.seq_lens.zero_()
+        static.seq_lens[:count] = batch.seq_lens
+        static.block_table.fill_(num_blocks - 1)
+        static.block_table[:count, : batch.block_table.shape[1]] = batch.block_table
+        static.slot_mapping.fill_(-1)
+        static.slot_mapping[:real] = batch.slot_mapping
+        for given, new in ((query, step.query), (key, step.new(step.keys)), (value, step.new(step.values))):
+            given.fill_(float("nan"))
+            given[:real] = new.cuda()
+        output.fill_(float("nan"))
+        graph.replay()
+        torch.cuda.synchronize()
+        tolerance = TOLERANCE[dtype]
+        torch.testing.assert_close(output[:real].double().cpu(), expected(step, 0.1), atol=tolerance, rtol=tolerance)
+        assert bool((output[real:] == 0).all()), "tokens of no row"
 
 
 def test_the_selector_takes_triton_on_this_card() -> None:

@@ -111,7 +111,7 @@ def test_splits_of_a_row_are_put_together(window: int | None, splits: int, min_s
 @pytest.mark.parametrize("shared", [0, 16, 80, 128])
 def test_a_shared_prefix_is_read_once(rows: int, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows begin with the same blocks; padding rows share nothing."""
-    monkeypatch.setattr(launch, "prefill_config", lambda *a: launch.PrefillConfig(16, 16, 4, 1))
+    monkeypatch.setattr(launch, "shared_prefix_config", lambda *a: launch.PrefillConfig(16, 16, 4, 1))
     step = make_step(
         [(shared + 5 * r + 1, 1) for r in range(rows)] + [(0, 0)], Shape(), torch.float32, 9, padded_tokens=1
     )
