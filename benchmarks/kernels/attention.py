@@ -1,10 +1,10 @@
-"""Attention kernels alone on one card: decode as graph replays over random block tables, prefill of one long prompt.
+"""Attention kernels alone on one card: decode and prefill as graph replays over random block tables.
 
     python benchmarks/kernels/attention.py                 # what the engine launches, next to the card's ceilings
     python benchmarks/kernels/attention.py --sweep         # other variants, to choose the frozen ones from
     python benchmarks/kernels/attention.py --only decode --layout token
 
-Prints one JSON object a line. `fraction` is of the read bandwidth measured in the same run. Each graph walks over
+Prints one JSON object a line. `fraction` is of the read bandwidth measured in the same run. Each graph of decode walks over
 several layers' caches (2 GiB or more in all), so that nothing is read from the last-level cache that a model's next
 step would not find there. Inputs are random normal, never zeros.
 """
@@ -37,6 +37,15 @@ PREFILL_CONFIGS = list(itertools.starmap(
     launch.PrefillConfig, itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
 ))
 DECODE = [(32, 640), (256, 576), (16, 16000), (1, 2000), (32, 128), (32, 2048), (64, 640), (128, 576)]
+PREFILL_HEADS = [*HEADS, (14, 2, 64)]
+PREFILL = {
+    "32 of 512": [(0, 512)] * 32,
+    "8,192": [(0, 8192)],
+    "1,024 on 7,168": [(7168, 1024)],
+    "8,192 on 8,192": [(8192, 8192)],
+    "8 beside 16 of decode": [(600 + 37 * i, 1) for i in range(16)] + [(128 * i + 5, 300 + 61 * i) for i in range(8)],
+}
+"""(context, new tokens) of each row; where some have one token, the step is one whose rows only the device knows."""
 BYTES_PER_GRAPH = 2 << 30
 BLOCK_SIZE = 16
 REFUSALS = (RuntimeError, triton.TritonError)  # out of registers or shared memory, or not compilable
@@ -160,56 +169,68 @@ def decode(rate: float, sweep: bool, layout: str) -> None:
         torch.cuda.empty_cache()
 
 
-def prefill_once(
-    query: torch.Tensor, cache: torch.Tensor, table: torch.Tensor, context: int, config: launch.PrefillConfig | None
-) -> tuple[float, torch.Tensor]:
-    tokens = query.shape[0]
-    starts = torch.tensor([0, tokens], dtype=torch.int32, device="cuda")
-    seq_lens = torch.tensor([context + tokens], dtype=torch.int32, device="cuda")
-    key_cache, value_cache = cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)
-    output = torch.empty_like(query)
-    common = launch._common_arguments(query, key_cache, query.shape[2] ** -0.5, None, None)
+class Prompts:
+    """Rows of (context, new tokens) of one layer, over a fragmented block table."""
 
-    def run() -> None:
-        rows = launch.Rows(starts, seq_lens, table, torch.zeros(1, dtype=torch.int64, device="cuda"))
-        launch._prefill(query, key_cache, value_cache, rows, output, 0, common, config)
+    def __init__(self, lens: list[tuple[int, int]], num_heads: int, num_kv_heads: int, head_size: int) -> None:
+        needed = [-(-(context + new) // BLOCK_SIZE) for context, new in lens]
+        order = torch.randperm(sum(needed)).int().split(needed)
+        table = torch.nn.utils.rnn.pad_sequence(order, batch_first=True).cuda()
+        starts = torch.tensor([0, *itertools.accumulate(new for _, new in lens)], dtype=torch.int32, device="cuda")
+        seq_lens = torch.tensor([context + new for context, new in lens], dtype=torch.int32, device="cuda")
+        self.rows = launch.Rows(starts, seq_lens, table, torch.arange(len(lens), device="cuda"))
+        cache = torch.randn(sum(needed), 2, num_kv_heads, BLOCK_SIZE, head_size, device="cuda", dtype=torch.bfloat16)
+        self.views = cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)
+        tokens = sum(new for _, new in lens)
+        self.query = torch.randn(tokens, num_heads, head_size, device="cuda", dtype=torch.bfloat16)
+        self.mixed = any(new == 1 for _, new in lens)
+        pairs = sum(new * context + new * (new + 1) / 2 for context, new in lens if new > 1)
+        self.flops = 4 * num_heads * head_size * pairs
 
-    return seconds(run), output
-
-
-def prefill(sweep: bool, tokens: int = 8192) -> None:
-    for num_heads, num_kv_heads, head_size in HEADS:
-        shape = {"heads": num_heads, "kv_heads": num_kv_heads, "tokens": tokens}
-        query = torch.randn(tokens, num_heads, head_size, device="cuda", dtype=torch.bfloat16)
-        for context in (0, 8192):
-            num_blocks = (tokens + context) // BLOCK_SIZE
-            cache = torch.randn(num_blocks, 2, num_kv_heads, BLOCK_SIZE, head_size, device="cuda", dtype=torch.bfloat16)
-            table = torch.randperm(num_blocks, device="cuda").int().view(1, -1)
-            flops = 4 * num_heads * head_size * (tokens * tokens / 2 + tokens * context)
-            default = launch.prefill_config(head_size, torch.bfloat16)
-            candidates = [default]
-            if sweep and context == 0:
-                candidates += [c for c in PREFILL_CONFIGS if c != default]
-            first = None
-            for config in candidates:
-                fields = {"what": "prefill", **shape, "context": context, "default": config == default,
-                          "block_m": config.block_m, "block_n": config.block_n, "warps": config.num_warps,
-                          "stages": config.num_stages}
-                try:
-                    taken, output = prefill_once(query, cache, table, context, config)
-                except REFUSALS as error:
-                    show(**fields, refused=repr(error)[:200])
-                    continue
-                if first is None:
-                    first = output.clone()
-                wrong = (output.float() - first.float()).abs().max().item()
-                show(**fields, ms=taken * 1e3, tflop_s=flops / taken / 1e12, difference=wrong)
-        library_prefill(query, num_kv_heads, shape)
+    def attend(self, config: launch.PrefillConfig | None) -> tuple[float, torch.Tensor]:
+        """Seconds, and the output. None: whatever the engine launches."""
+        output = torch.zeros_like(self.query)  # of decode rows nothing is written
+        common = launch._common_arguments(self.query, self.views[0], self.query.shape[2] ** -0.5, None, None)
+        where = self.query, *self.views, self.rows, output
+        graph = graph_of(lambda: launch._prefill(*where, 0, common, config, self.mixed))
+        return seconds(graph.replay), output
 
 
-def library_prefill(query: torch.Tensor, num_kv_heads: int, shape: dict[str, int]) -> None:
+def prefill(sweep: bool) -> None:
+    ragged = [(0, int(n)) for n in torch.randint(256, 769, (64,), generator=torch.Generator().manual_seed(1))]
+    cases = {**PREFILL, "64 of 256 to 768": ragged}
+    for (num_heads, num_kv_heads, head_size), (name, lens) in itertools.product(PREFILL_HEADS, cases.items()):
+        prompts = Prompts(lens, num_heads, num_kv_heads, head_size)
+        shape = {"heads": num_heads, "kv_heads": num_kv_heads, "head_size": head_size, "case": name}
+        plain = launch.prefill_config(head_size, torch.bfloat16)
+        candidates = [None, plain]
+        if sweep:
+            candidates += [config for config in PREFILL_CONFIGS if config != plain]
+        first = None
+        for config in candidates:
+            fields = {"what": "prefill", **shape, "default": config is None}
+            if config is not None:
+                fields |= {"block_m": config.block_m, "block_n": config.block_n, "warps": config.num_warps,
+                           "stages": config.num_stages}
+            else:
+                fields["overlap"] = launch.overlap_serves(prompts.query, *prompts.views)
+            try:
+                taken, output = prompts.attend(config)
+            except REFUSALS as error:
+                show(**fields, refused=repr(error)[:200])
+                continue
+            if first is None:
+                first = output.clone()
+            wrong = (output.float() - first.float()).abs().max().item()
+            show(**fields, us=taken * 1e6, tflop_s=prompts.flops / taken / 1e12, difference=wrong)
+        if name == "8,192":
+            library_prefill(prompts.query, num_kv_heads, shape)
+
+
+def library_prefill(query: torch.Tensor, num_kv_heads: int, shape: dict[str, object]) -> None:
     """The same prompt through torch's own backends over contiguous keys and values."""
     tokens, num_heads, head_size = query.shape
+    flops = 4 * num_heads * head_size * tokens * (tokens + 1) / 2
     q = query.transpose(0, 1).unsqueeze(0)  # [1, H, T, D]
     k, v = (torch.randn(1, num_kv_heads, tokens, head_size, device="cuda", dtype=q.dtype) for _ in range(2))
     for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
@@ -219,8 +240,7 @@ def library_prefill(query: torch.Tensor, num_kv_heads: int, shape: dict[str, int
         except RuntimeError as error:
             show(what="prefill_library", backend=backend.name, **shape, refused=repr(error)[:200])
             continue
-        flops = 4 * num_heads * head_size * tokens * tokens / 2
-        show(what="prefill_library", backend=backend.name, **shape, ms=taken * 1e3, tflop_s=flops / taken / 1e12)
+        show(what="prefill_library", backend=backend.name, **shape, us=taken * 1e6, tflop_s=flops / taken / 1e12)
 
 
 def small() -> None:
@@ -249,7 +269,7 @@ def compile_some(part: int, parts: int, only: str | None) -> None:
     run = JITFunction.run
     JITFunction.run = lambda self, *a, grid, warmup, **o: run(self, *a, grid=grid, warmup=True, **o)
     jobs = [("decode", h, c) for h in HEADS for c in DECODE_CONFIGS if only in (None, "decode")]
-    jobs += [("prefill", h, c) for h in HEADS for c in PREFILL_CONFIGS if only in (None, "prefill")]
+    jobs += [("prefill", h, c) for h in PREFILL_HEADS for c in PREFILL_CONFIGS if only in (None, "prefill")]
     for kind, (num_heads, num_kv_heads, head_size), config in jobs[part::parts]:
         query = torch.empty(16, num_heads, head_size, device="cuda", dtype=torch.bfloat16)
         cache = torch.empty(1, 2, num_kv_heads, BLOCK_SIZE, head_size, device="cuda", dtype=torch.bfloat16)
