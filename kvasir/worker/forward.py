@@ -112,6 +112,7 @@ class DecodePass:
         self._uses: Counter[DecodeKey] = Counter()  # of keys that are not captured
         self._staged: tuple[int, list[int]] = (0, [])  # what `slots` will hold: rows, and those that are real
         self._shared_tokens = 0  # what `_shared_len` will hold
+        self._shared_by: tuple[int, list[int]] = (0, [])  # whose: `states.entries` and slots when it was looked for
 
     @property
     def sizes(self) -> list[int]:
@@ -119,7 +120,9 @@ class DecodePass:
 
     def stage(self, layout: StepLayout) -> None:
         self._layout = layout
-        if self._staged[1] != layout.host_slots:
+        shared_by = self._parts.states.entries, layout.host_slots
+        if self._shared_by != shared_by:
+            self._shared_by = shared_by
             self._stage_shared(layout)
         self._key, self._missing = self._choose(layout)
         rows = self._key.rows
@@ -146,7 +149,7 @@ class DecodePass:
         return substitute, right if self._uses[right] >= USES_BEFORE_CAPTURE else None
 
     def _stage_shared(self, layout: StepLayout) -> None:
-        """The prefix of the same rows stays: it is looked for when the rows have changed."""
+        """The prefix of the same requests stays: it is looked for when others are there, be it in the same slots."""
         states, tokens = self._parts.states, 0
         if layout.num_rows >= MIN_SHARED_ROWS:
             whole_blocks = int(layout.context.min()) // states.tables.block_size  # what every row has computed

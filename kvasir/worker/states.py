@@ -40,6 +40,7 @@ class RequestStates:
         tables: the device's side.
         spare: the slot that holds nothing.
         with_prompt_logprobs: slots whose requests asked for them.
+        entries: requests that have entered a slot so far: while it stays, a slot that is taken is the same request's.
     """
 
     def __init__(self, max_num_seqs: int, max_model_len: int, block_size: int, uploads: Uploads):
@@ -55,6 +56,7 @@ class RequestStates:
         )
         self._host: list[HostSlot | None] = [None] * rows
         self.with_prompt_logprobs: set[int] = set()  # slots
+        self.entries = 0
         self._blocks = np.full(
             (rows, self.max_blocks), -1, dtype=np.int32
         )  # the block table as the device will have it
@@ -66,6 +68,7 @@ class RequestStates:
             self.with_prompt_logprobs.discard(slot)
         cells: list[int] = []  # of the flattened block table
         blocks: list[int] = []
+        self.entries += len(plan.new_requests)
         for request in plan.new_requests:
             self._host[request.slot] = HostSlot(
                 np.asarray(request.token_ids, dtype=np.int64),

@@ -26,6 +26,11 @@ def engine(model: str, **options: Any) -> Iterator[LLM]:
         llm.shutdown()
 
 
+def texts(*lengths: int) -> list[str]:
+    """Prompts of about so many tokens, all different; whole letters, since an answer's text continues its prompt's."""
+    return [f"{i}: " + "the list of a name " * (n // 6) for i, n in enumerate(lengths)]
+
+
 def random_prompts(seed: int, lengths: list[int], vocab: int = 700) -> list[list[int]]:
     """Token ids above the special ones."""
     generator = torch.Generator().manual_seed(seed)

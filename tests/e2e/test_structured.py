@@ -11,7 +11,7 @@ import pytest
 from kvasir import LLM, SamplingParams, StructuredOutputsParams
 from kvasir.errors import UserError
 from kvasir.messages import RequestOutput
-from tests.e2e.engines import Totals, engine
+from tests.e2e.engines import Totals, engine, texts
 from tests.structured.schemas import SCHEMAS
 
 SUMS = 'start: expr\nexpr: term ("+" term)?\nterm: /[0-9]{1,2}/ | "(" expr ")"'
@@ -43,11 +43,6 @@ WAYS: dict[str, dict[str, Any]] = {
         async_scheduling=False, num_gpu_blocks_override=16, max_model_len=200, forecast_kv_growth=False
     ),
 }
-
-
-def texts(*lengths: int) -> list[str]:
-    """Prompts of about so many tokens, all different; whole letters, since an answer's text continues its prompt's."""
-    return [f"{i}: " + "the list of a name " * (n // 6) for i, n in enumerate(lengths)]
 
 
 def params_of(i: int, **fields: Any) -> SamplingParams:

@@ -10,8 +10,7 @@ from kvasir.messages import TokenMasks
 from kvasir.ops.reference.token_mask import apply_token_masks
 from kvasir.sampling.rows import SampleRows
 from kvasir.structured.worker import TokenMaskProcessor
-from tests.e2e.engines import engine
-from tests.e2e.test_structured import texts
+from tests.e2e.engines import engine, texts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
 

@@ -110,11 +110,10 @@ def test_splits_of_a_row_are_put_together(window: int | None, splits: int, min_s
 @pytest.mark.parametrize("rows", [1, 3, 9])
 @pytest.mark.parametrize("shared", [0, 16, 80, 128])
 def test_a_shared_prefix_is_read_once(rows: int, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All rows begin with the same blocks; padding rows share nothing."""
+    """All rows begin with the same blocks, one has no other keys; padding rows share nothing."""
     monkeypatch.setattr(launch, "shared_prefix_config", lambda *a: launch.PrefillConfig(16, 16, 4, 1))
-    step = make_step(
-        [(shared + 5 * r + 1, 1) for r in range(rows)] + [(0, 0)], Shape(), torch.float32, 9, padded_tokens=1
-    )
+    lens = [(max(0, shared + 5 * r - 1), 1) for r in range(rows)]
+    step = make_step([*lens, (0, 0)], Shape(), torch.float32, 9, padded_tokens=1)
     batch, count = step.batch, shared // 16
     for row in range(rows):
         step.keys[row][:shared], step.values[row][:shared] = step.keys[0][:shared], step.values[0][:shared]
@@ -123,6 +122,7 @@ def test_a_shared_prefix_is_read_once(rows: int, shared: int, monkeypatch: pytes
     step = dataclasses.replace(step, batch=batch)
     got = run_backend(TritonBackend, step, 0.2)
     torch.testing.assert_close(got.double(), expected(step, 0.2), atol=2e-5, rtol=2e-5)
+    assert not launch.tickets(step.query.device).any(), "each launch leaves zeros behind"
 
 
 def test_split_plan_depends_on_the_shape_only_and_stays_in_bounds() -> None:

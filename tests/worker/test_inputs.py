@@ -215,6 +215,17 @@ def test_a_shared_prefix_is_told_to_the_device_until_the_rows_change() -> None:
     parts.uploads.flush()
     assert decode.run().missing == forward.DecodeKey(8, shared=True)
     assert decode._shared_len.tolist() == [forward.MIN_SHARED_TOKENS]
+    others = SchedulerOutput(1, plan.slots, [1] * count, [3] * count, [True] * count, [0] * count)
+    others.freed_slots = plan.slots
+    others.new_requests = [slot_request(slot, [1] * 4, 3, [3000 + slot]) for slot in range(count)]
+    parts.states.apply(others)
+    decode.stage(StepLayout.of(others))
+    parts.uploads.flush()
+    assert decode.run().missing == forward.DecodeKey(8, shared=False), "other requests in the same slots"
+    plan.freed_slots = plan.slots
+    parts.states.apply(plan)
+    decode.stage(StepLayout.of(plan))
+    assert decode.run().missing == forward.DecodeKey(8, shared=True)
     fewer = SchedulerOutput(1, [0, 1], [1, 1], [computed] * 2, [True] * 2, [0] * 2)
     decode.stage(StepLayout.of(fewer))
     parts.uploads.flush()

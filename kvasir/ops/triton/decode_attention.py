@@ -262,7 +262,7 @@ def decode_kernel(
     part = first_part + packed * parts + split
     tl.store(partial_ptr + part[:, None] * D + lane[None, :], acc, mask=present)
     tl.store(lse_ptr + part, top + tl.log2(total), mask=packed < G)
-    used = tl.cdiv(seq_len - start, per_split)
+    used = tl.maximum(tl.cdiv(seq_len - start, per_split), 1)  # split 0 is counted even if all its keys are shared
     tl.debug_barrier()  # every thread's part is written before any is announced
     ticket = arrived_ptr + row * (H // G) + kv_head
     if tl.atomic_add(ticket, 1, sem="acq_rel", scope="gpu") == used - 1:

@@ -7,8 +7,10 @@ import triton
 import triton.language as tl
 
 from kvasir.ops.triton import pdl
-from kvasir.ops.triton.pdl import wait_for_predecessor
+from kvasir.ops.triton.pdl import let_successor_begin, wait_for_predecessor
 
+_FEW_ROWS = tl.constexpr(32)
+"""Up to here the product behind the norm finds room for its weight; prompts lose by it (docs/design/gpu-path.md)."""
 _MIN_TILE = 1024  # elements per program; shorter rows share one
 
 
@@ -40,7 +42,9 @@ def _rms_norm_kernel(
     ADD: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    wait_for_predecessor(PDL, EARLY=True)  # its programs are few: the product behind it finds room for its weight
+    if num_rows <= _FEW_ROWS:
+        let_successor_begin(PDL)
+    wait_for_predecessor(PDL)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK_E)
     mask = (rows < num_rows)[:, None] & (columns < E)[None, :]

@@ -22,14 +22,17 @@ from kvasir import envs
 
 
 @triton.jit
-def wait_for_predecessor(PDL: tl.constexpr, EARLY: tl.constexpr = False):
-    """EARLY: the successor may begin before this kernel's own wait, and ask for its weights beside the predecessor."""
+def wait_for_predecessor(PDL: tl.constexpr):
     if PDL:
-        if EARLY:
-            tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-        if not EARLY:
-            tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def let_successor_begin(PDL: tl.constexpr):
+    """Before this kernel's own wait: the successor may come and ask for its weights beside the predecessor."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
