@@ -1,7 +1,19 @@
 #!/usr/bin/env bash
-# What a card must show, in one command: card.sh OUT [tests|kernels|offline|ceilings ...]   (default: all)
+# What a card must show: card.sh OUT [part ...]      (default: ceilings tests kernels offline)
 # Needs a python3 with torch for CUDA and Kvasir's dependencies; nothing is downloaded. Each part is bounded in time
-# and writes its own file, so that a part that fails or hangs does not take the others with it.
+# and writes its own files as it goes, so that one that fails or hangs takes nothing with it.
+#
+#   ceilings    bandwidth and matrix rate of this card
+#   tests       tests/gpu without the slow files, all at once                        (about 70 s with 14 processes)
+#   slow        tests/gpu/test_compiled.py, test_device_fault.py
+#   sanitizer   compute-sanitizer over kernel tests
+#   kernels     attention, products among their neighbours, sampling
+#   offline     one process for each model                                           (about 45 and 170 s)
+#   medians     three processes of MODELS (default: both), workloads of WORKLOADS (default: all)
+#   served      three servers of MODELS; needs TOKENIZER, a folder
+#   host        the host's time of a step, by phase, at 1, 32, 256, 1024 rows
+#   levels      compile levels 0 to 3 at batches of 1 and 32
+#   start       two processes without any kernel cache, two with
 set -uo pipefail
 out=$1
 shift
@@ -9,21 +21,61 @@ parts=${*:-ceilings tests kernels offline}
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+models=${MODELS:-qwen3-0.6b llama-3.1-8b}
+workloads=${WORKLOADS:-decode-1,decode-32,mixed-256,chat-1000,topk-topp-256,long-decode-16,prefill-8k,prefix-4k}
+pytest="python3 -m pytest -q -p no:cacheprovider -p no:warnings"
+fast="--deselect $root/tests/gpu/test_compiled.py --deselect $root/tests/gpu/test_device_fault.py"
 mkdir -p "$out"
-{ git -C "$root" rev-parse --short HEAD 2>/dev/null || echo "no commit"; nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+commit=${COMMIT:-$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)}
+{ echo "$commit"; nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
   python3 -c 'import torch, triton; print("torch", torch.__version__, "triton", triton.__version__)'; } | tee "$out/machine.txt"
+
+bench() {  # MODEL PROCESS WORKLOADS
+    timeout 300 python3 "$here/bench_offline.py" --engine kvasir --model "$here/models/$1" --repeat 2 --workloads "$3" \
+        --tags "{\"commit\": \"$commit\", \"process\": $2}" --out "$out/offline.jsonl" 2>"$out/$1-$2.log" >>"$out/offline.txt" ||
+        tail -5 "$out/$1-$2.log"
+    tail -9 "$out/offline.txt" | grep -o '"workload.*' | cut -c1-120
+}
+
 for part in $parts; do
-    echo "== $part"
+    echo "== $part $(date +%T)"
     case $part in
         ceilings) timeout 120 python3 "$here/ceilings.py" | tee "$out/ceilings.jsonl" ;;
-        tests) timeout 420 python3 -m pytest "$root/tests/gpu" -q -x --maxfail=8 -p no:cacheprovider -p no:warnings 2>&1 |
-            tee "$out/tests.log" | tail -25 ;;
+        tests) timeout 150 $pytest "$root/tests/gpu" $fast -n "${JOBS:-14}" --timeout 100 >"$out/tests.log" 2>&1
+            grep -E "^(FAILED|ERROR)|passed|failed" "$out/tests.log" | cut -c1-180 | tail -20 ;;
+        slow) timeout 240 $pytest "$root/tests/gpu/test_compiled.py" "$root/tests/gpu/test_device_fault.py" -n "${JOBS:-14}" \
+                --timeout 200 >"$out/slow.log" 2>&1
+            grep -E "^(FAILED|ERROR)|passed|failed" "$out/slow.log" | cut -c1-180 | tail -20 ;;
+        sanitizer) timeout 150 compute-sanitizer --error-exitcode 9 --log-file "$out/sanitizer.log" $pytest \
+                "$root/tests/gpu/test_ops.py" -x -k "${CHECK:-4096-1024 or 3072}" >"$out/sanitizer.txt" 2>&1
+            echo "exit $?"; tail -3 "$out/sanitizer.txt" "$out/sanitizer.log" ;;
         kernels) timeout 180 python3 "$here/kernels/attention.py" | tee "$out/attention.jsonl"
+            timeout 60 python3 "$here/kernels/layer.py" | tee "$out/layer.jsonl"
             timeout 120 python3 "$here/kernels/sampling.py" | tee "$out/sampling.jsonl" ;;
-        offline) for model in qwen3-0.6b llama-3.1-8b; do
-                timeout 280 python3 "$here/bench_offline.py" --engine kvasir --model "$here/models/$model" --repeat 1 \
-                    --out "$out/offline.jsonl" 2>"$out/$model.log" || tail -20 "$out/$model.log"
+        offline) for model in $models; do bench "$model" 1 "$workloads"; done ;;
+        medians) for process in 1 2 3; do for model in $models; do bench "$model" $process "$workloads"; done; done ;;
+        served) for process in 1 2 3; do for model in $models; do
+                timeout 120 bash "$here/served.sh" "$out/served-$process" "$model" "$TOKENIZER"
+            done; done ;;
+        host) for rows in 1 32 256 1024; do
+                echo "$rows rows"
+                timeout 60 python3 -m kvasir.entrypoints.cli.main bench throughput --model "$here/models/qwen3-0.6b" \
+                    --load-format dummy --skip-tokenizer-init --input-len 64 --output-len 128 --num-prompts "$rows" \
+                    --max-num-seqs "$rows" --max-model-len 1024 --enable-step-times 2>&1 | grep -E "steps of" | tail -1
+            done | tee "$out/host.txt" ;;
+        levels) for batch in 1 32; do
+                timeout 200 python3 "$here/compile_levels.py" --model "$here/models/qwen3-0.6b" --dummy --batch $batch \
+                    --input-len 256 --output-len 64 --levels 0 1 2 3 2>"$out/levels.log" | tee -a "$out/levels.jsonl"
             done ;;
+        start) for process in cold1 cold2 warm1 warm2; do
+                folder=$out/cache-${process%[12]}; [[ $process == cold2 ]] && folder=$out/cache-warm
+                KVASIR_CACHE_DIR=$folder TRITON_CACHE_DIR=$folder/triton timeout 60 python3 "$here/bench_offline.py" \
+                    --engine kvasir --model "$here/models/qwen3-0.6b" --workloads decode-1 --repeat 1 \
+                    >/dev/null 2>"$out/start-$process.log"
+                echo "$process"; grep -A18 "ready on" "$out/start-$process.log" | grep -E " s$"
+            done
+            rm -rf "$out"/cache-* ;;
         *) echo "unknown part $part" ;;
     esac
 done
+echo "== done $(date +%T)"

@@ -45,7 +45,7 @@ class TritonMetadata:
 
 class TritonBuilder:
     def __init__(self, need: AttentionNeed, provider: PrefillProvider | None):
-        tickets(torch.device(need.device))
+        tickets(torch.empty(0, device=need.device).device)  # with its number, as the launches will ask
         self._prefill = Prefill(provider)
 
     def build(self, batch: AttentionBatch) -> TritonMetadata:
