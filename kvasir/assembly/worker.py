@@ -4,6 +4,7 @@ Made by dotted name (`kvasir.assembly.worker:make_worker`), so that the core rin
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from kvasir.layers.attention import Attention
 from kvasir.loader.load import build_model, check_source, fill_model
 from kvasir.logger import get_logger
 from kvasir.models.interface import ModelBuild
-from kvasir.platforms import detect
+from kvasir.platforms import Platform, detect
 from kvasir.structured.worker import TokenMaskProcessor
 from kvasir.utils.heartbeat import Phase
 from kvasir.worker.worker import ModelLoad, StartupLog, Worker, WorkerSettings
@@ -30,6 +31,7 @@ def make_worker(
     started: float,
     beat: Callable[[Phase | None], None] = lambda phase: None,
     known_num_blocks: int = 0,
+    platform: Platform | None = None,
 ) -> Worker:
     """Wires a worker from the resolved configuration.
 
@@ -37,15 +39,17 @@ def make_worker(
         started: when importing this module began.
         beat: told of each piece of progress while the worker starts.
         known_num_blocks: see WorkerSettings.
+        platform: in place of the machine's own; choices stay those for `config.device.device`.
     """
     log = StartupLog(since=started, beat=beat)
     log.mark("import torch and kernels", then=Phase.LOAD)
     shape = load_model_shape(config.model.model_path, config.model.hf_overrides)
     dtype = getattr(torch, config.model.dtype)
-    platform = detect(config.device.device)
+    platform = platform or detect(config.device.device)
     device = torch.device(platform.device_type)
 
     def select_backend(need: AttentionNeed) -> type[AttentionBackend]:
+        need = replace(need, device=config.device.device)
         backend, reasons = get_attn_backend(need, config.attention.attention_backend)
         logger.info("attention backend: %s (%s)", backend.name, "; ".join(reasons))
         return backend

@@ -8,7 +8,7 @@ a module and its layers that are not looked into -> a compiled forward pass.
 """
 
 from kvasir.compilation.ahead import CompileAhead
-from kvasir.compilation.cudagraph import CUDAGraphWrapper
+from kvasir.compilation.cudagraph import CUDAGraphWrapper, GraphPool
 from kvasir.compilation.dispatcher import BatchDescriptor, CudagraphDispatcher, CudagraphMode
 
-__all__ = ["BatchDescriptor", "CUDAGraphWrapper", "CudagraphDispatcher", "CudagraphMode", "CompileAhead"]
+__all__ = ["BatchDescriptor", "CUDAGraphWrapper", "CudagraphDispatcher", "CudagraphMode", "CompileAhead", "GraphPool"]

@@ -13,18 +13,16 @@ import select
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
 
 import msgspec
 import torch
 
 from kvasir.compilation import compiler_process
-from kvasir.compilation.compiler_process import CudaJob, Job, TritonJob
+from kvasir.compilation.compiler_process import Job
+from kvasir.compilation.noting import KernelNotes
 from kvasir.logger import get_logger
-from kvasir.ops.cuda import kernel as cuda_kernel
-from kvasir.ops.cuda.kernel import Recipe
 
 logger = get_logger(__name__)
 PATIENCE_S = 60.0
@@ -40,8 +38,7 @@ class CompileAhead:
         self._compiles = device.type == "cuda" and find_spec("triton") is not None
         self._process = 0
         self._jobs = self._answers = -1  # pipes to and from it
-        self._launchers: set[tuple[str, ...]] = set()
-        self._recipes: set[Recipe] = set()
+        self._notes = KernelNotes(lambda job: self._send(job))
         self._count = 0
 
     def start(self) -> None:
@@ -67,56 +64,8 @@ class CompileAhead:
     def queue(self, steps: Callable[[], None]) -> None:
         """Runs `steps` with launches that note a compilation and do nothing else; not at all if none would."""
         if self._compiles:
-            with self._instead_of_launching():
+            with self._notes.instead_of_launching():
                 steps()
-
-    @contextlib.contextmanager
-    def _instead_of_launching(self) -> Iterator[None]:
-        from triton import knobs
-        from triton.runtime.jit import JITFunction
-
-        launch, hook = JITFunction.run, knobs.runtime.jit_cache_hook
-        noted: list[tuple[dict[Any, Any], Any]] = []
-
-        def compile_only(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-            return launch(function, *args, grid=grid, warmup=True, **options)
-
-        def note(*, key: Any, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
-            """Called by Triton with what it would compile; True: it shall not."""
-            kernels = fn.jit_function.device_caches[compile["device"]][0]
-            kernels[key] = _NOTED  # for Triton it is there now: further launches in the same variant cost nothing
-            noted.append((kernels, key))
-            self._send(self._job(fn.jit_function, compile))
-            return True
-
-        def note_recipe(kernel: cuda_kernel.Kernel) -> None:
-            if kernel.recipe not in self._recipes:
-                self._recipes.add(kernel.recipe)
-                self._send(CudaJob(kernel.recipe))
-
-        cuda_kernel.submit = note_recipe
-        JITFunction.run, knobs.runtime.jit_cache_hook = compile_only, note
-        try:
-            yield
-        finally:
-            cuda_kernel.submit = None
-            JITFunction.run, knobs.runtime.jit_cache_hook = launch, hook
-            for kernels, key in noted:
-                if kernels.get(key) is _NOTED:
-                    del kernels[key]
-
-    def _job(self, function: Any, asked: dict[str, Any]) -> TritonJob:
-        from triton.runtime import driver
-
-        target = function.device_caches[asked["device"]][2]
-        maker, launcher = driver.active.launcher_cls, ""
-        # The C function that launches a kernel depends on the types of its arguments, where all pointers are alike.
-        types = tuple("*" if str(kind).startswith("*") else str(kind) for kind in asked["signature"].values())
-        if types not in self._launchers:
-            self._launchers.add(types)
-            launcher = f"{maker.__module__}:{maker.__qualname__}"
-        where = target.backend, target.arch, target.warp_size
-        return TritonJob(function.module, function.__name__, asked["specialization_data"], where, launcher)
 
     def _send(self, job: Job) -> None:
         self._count += 1
@@ -180,9 +129,6 @@ class CompileAhead:
             from triton.runtime import cache
 
             cache.triton_key = functools.cache(key[:-1].decode)
-
-
-_NOTED = object()
 
 
 def _write(pipe: int, data: bytes) -> None:

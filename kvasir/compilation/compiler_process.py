@@ -6,6 +6,7 @@ one for each core: the first kernels compile while the last are still being note
 
     Job       what a launch asked Triton for, in Triton's own words, or the recipe of a CUDA kernel
     run       the process: jobs in, files in the caches out
+    compile_all  the same for jobs that are all known, by children of the calling process
 """
 
 import contextlib
@@ -16,8 +17,12 @@ import os
 import select
 import signal
 import socket
+import tempfile
+import warnings
 from collections import deque
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,6 +71,23 @@ def run(jobs: int, answers: int) -> None:
     _Compilers(jobs).run()
 
 
+def compile_all(jobs: Sequence[Job], done: Callable[[], None] = lambda: None) -> None:
+    """Leaves all in the caches on disk; calls `done` after each.
+
+    Raises:
+        Exception: whatever the compiler says of the first that cannot be compiled.
+    """
+    with tempfile.TemporaryFile() as lines, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which the children do not use
+        for job in jobs:
+            lines.write(msgspec.json.encode(job) + b"\n")
+        lines.seek(0)
+        _Compilers(lines.fileno(), done).run()
+    for job in jobs:
+        if not kept_files(job):
+            _compile(job)
+
+
 def _triton_key() -> str:
     """A hash of all of Triton, 400 MB, that is a part of every key of its cache."""
     from triton.runtime.cache import triton_key
@@ -83,8 +105,9 @@ def _close_all_but(*kept: int) -> None:
 class _Compilers:
     """Children that compile one thing at a time: a kernel, or the C function that launches it."""
 
-    def __init__(self, jobs: int):
+    def __init__(self, jobs: int, done: Callable[[], None] = lambda: None):
         self._jobs = jobs
+        self._done = done
         self._unread = b""
         self._kernels: deque[bytes] = deque()
         self._launchers: deque[bytes] = deque()  # these come second: no one of them takes long
@@ -101,6 +124,7 @@ class _Compilers:
                     is_open = self._read()
                 else:
                     self._busy.remove(source)
+                    self._done()
                     if source.recv(1):  # else it has died, and with it what it was compiling
                         self._idle.append(source)
             while (waiting := self._kernels or self._launchers) and (self._idle or len(self._busy) < self._most):
@@ -121,9 +145,10 @@ class _Compilers:
         for line in lines:
             job = msgspec.json.decode(line, type=Job)
             if _is_compiled(job):
-                continue
-            self._kernels.append(b"K" + line + b"\n")
-            if isinstance(job, TritonJob) and job.launcher:
+                self._done()
+            else:
+                self._kernels.append(b"K" + line + b"\n")
+            if isinstance(job, TritonJob) and job.launcher and not _has_launcher(job):
                 self._launchers.append(b"L" + line + b"\n")
         return bool(data)
 
@@ -145,28 +170,34 @@ def _serve(orders: socket.socket) -> None:
     for line in orders.makefile("rb"):
         job = msgspec.json.decode(line[1:], type=Job)
         with contextlib.suppress(Exception):  # whoever launches the kernel will meet the same error and say it
-            if isinstance(job, CudaJob):
-                job.recipe.binary()
-            elif line.startswith(b"K"):
-                _function(job).preload(job.specialization)
-            else:
+            if line.startswith(b"L"):
                 _build_launcher(job)
+            else:
+                _compile(job)
         orders.sendall(b".")
+
+
+def _compile(job: Job) -> None:
+    if isinstance(job, CudaJob):
+        job.recipe.binary()
+    else:
+        _function(job).preload(job.specialization)
 
 
 class _Target:
     """As much of a driver as compiling takes."""
 
     def __init__(self, job: TritonJob):
-        from triton.backends.compiler import GPUTarget
-
-        self._target = GPUTarget(*job.target)
+        self._target = job.target
 
     def get_current_target(self) -> Any:
-        return self._target
+        from triton.backends.compiler import GPUTarget
 
-    def get_current_device(self) -> int:
-        return 0
+        return GPUTarget(*self._target)
+
+    def get_current_device(self) -> Any:
+        """By this Triton keeps kernels of different targets apart."""
+        return self._target
 
 
 def _function(job: TritonJob) -> Any:
@@ -187,26 +218,32 @@ def _source(job: TritonJob) -> tuple[Any, Any, Any]:
     constants = dict(zip(map(tuple, said["constant_keys"]), said["constant_vals"], strict=True))
     attributes = dict(zip(map(tuple, said["attrs_keys"]), said["attrs_vals"], strict=True))
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in said["options"].items()}
-    backend = function.device_caches[0][3]
+    backend = function.device_caches[job.target][3]
     return ASTSource(function, said["signature"], constants, attributes), backend, backend.parse_options(options)
 
 
 def _is_compiled(job: Job) -> bool:
     """Whether the kernel is on disk. A wrong no costs little: compiling it ends where it is found."""
+    try:
+        return bool(kept_files(job))
+    except Exception:
+        return False
+
+
+def kept_files(job: Job) -> list[Path]:
+    """What the caches on disk have of the kernel, found by the very key under which a launch looks for it."""
     from triton import knobs
     from triton._C.libtriton import get_cache_invalidating_env_vars
     from triton.runtime.cache import get_cache_key, get_cache_manager
 
-    try:
-        if isinstance(job, CudaJob):
-            return job.recipe.is_kept()
-        source, backend, options = _source(job)
-        key = get_cache_key(source, backend, options, get_cache_invalidating_env_vars())
-        name = f"{source.name[:150]}.json"
-        cached = get_cache_manager(hashlib.sha256(key.encode()).hexdigest()).get_group(name)
-        return name in (cached or {}) and not knobs.compilation.always_compile
-    except Exception:
-        return False
+    if isinstance(job, CudaJob):
+        place = job.recipe.kept()
+        return [place] if place else []
+    source, backend, options = _source(job)
+    key = get_cache_key(source, backend, options, get_cache_invalidating_env_vars())
+    name = f"{source.name[:150]}.json"
+    cached = get_cache_manager(hashlib.sha256(key.encode()).hexdigest()).get_group(name) or {}
+    return [Path(file) for file in cached.values()] if name in cached and not knobs.compilation.always_compile else []
 
 
 class _Unknown:
@@ -214,6 +251,28 @@ class _Unknown:
 
     def __getattr__(self, name: str) -> None:
         return None
+
+
+class _NotBuilt(Exception):
+    """Nothing on disk: building would begin here."""
+
+
+def _has_launcher(job: TritonJob) -> bool:
+    """Whether the C function is on disk. Kernels may have been compiled without, where there is no card's library."""
+    from triton.runtime import build
+
+    def stop(*_: Any) -> None:
+        raise _NotBuilt
+
+    before = build._build, build._load_module_from_path
+    build._build, build._load_module_from_path = stop, lambda name, path: SimpleNamespace(launch=None)
+    try:
+        _build_launcher(job)
+    except Exception:  # a wrong no costs little
+        return False
+    finally:
+        build._build, build._load_module_from_path = before
+    return True
 
 
 def _build_launcher(job: TritonJob) -> None:

@@ -1,12 +1,21 @@
 """CUDAGraphWrapper: a function over tensors at fixed addresses, captured once and replayed."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 
 Outputs = tuple[torch.Tensor, ...]
 Key = TypeVar("Key")
+
+
+class GraphPool:
+    """Memory that graphs share; the driver is asked for it at the first capture."""
+
+    @cached_property
+    def handle(self) -> Any:
+        return torch.cuda.graph_pool_handle()
 
 
 class CUDAGraphWrapper:
@@ -19,17 +28,13 @@ class CUDAGraphWrapper:
     Args:
         run: launches kernels on the current stream and returns the tensors that matter. It reads and writes tensors at
             addresses that stay, and must have run once before it is captured (libraries and kernels are loaded then).
-        pool: memory shared with other wrappers, of `new_pool()`.
+        pool: memory shared with other wrappers, None: nothing will be captured.
     """
 
-    def __init__(self, run: Callable[[Any], Outputs], pool: Any):
+    def __init__(self, run: Callable[[Any], Outputs], pool: GraphPool | None):
         self._run = run
         self._pool = pool
         self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Outputs]] = {}
-
-    @staticmethod
-    def new_pool() -> Any:
-        return torch.cuda.graph_pool_handle()
 
     def __contains__(self, key: Any) -> bool:
         return key in self._graphs
@@ -41,7 +46,7 @@ class CUDAGraphWrapper:
         this one and the last use of its outputs: without it their own memory may be the same.
         """
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        graph.capture_begin(pool=self._pool and self._pool.handle, capture_error_mode="thread_local")
         try:
             outputs = self._run(key)
         finally:

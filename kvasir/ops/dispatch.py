@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from kvasir.ops.target import Target, target_named, target_of
+
 PLATFORMS = ("cuda", "hip", "xpu", "cpu")
 
 _OPS = "kvasir.ops"
@@ -92,31 +94,40 @@ class Choice:
 
 
 def platform_of(device: torch.device) -> str:
-    """ROCm builds of torch call their device "cuda" too; ops tell the two apart."""
-    if device.type == "cuda" and torch.version.hip is not None:
-        return "hip"
-    return device.type
+    """One of PLATFORMS."""
+    return target_of(device).platform
 
 
 @cache
-def _decide(op: str, platform: str) -> tuple[Choice, Callable[..., Any]]:
+def _decide(op: str, target: Target) -> tuple[Choice, Callable[..., Any]]:
+    """A module may have a function `refusal(target)`: None, or why what is in it cannot serve there."""
     refused: list[str] = []
+    platform = target.platform
     for key in (platform, "native"):
-        for target in TABLE[op].get(key, ()):
-            module, _, function = target.partition(":")
+        for place in TABLE[op].get(key, ()):
+            module, _, function = place.partition(":")
+            name = module.removeprefix(_OPS + ".")
             try:
-                call = getattr(importlib.import_module(module), function)
+                imported = importlib.import_module(module)
             except ImportError as error:
-                refused.append(f"{module.removeprefix(_OPS + '.')} cannot be imported ({error})")
+                refused.append(f"{name} cannot be imported ({error})")
                 continue
+            if refusal := getattr(imported, "refusal", _no_refusal)(target):
+                refused.append(f"{name} cannot serve ({refusal})")
+                continue
+            call = getattr(imported, function)
             if refused:
                 why = "; ".join(refused)
             elif key == "native":
                 why = f"no implementation of its own for {platform}"
             else:
                 why = f"first in the table for {platform}"
-            return Choice(op, platform, f"{module.removeprefix(_OPS + '.')}:{function}", why), call
+            return Choice(op, platform, f"{name}:{function}", why), call
     raise ImportError(f"op {op!r} has no importable implementation for {platform!r}: {'; '.join(refused)}")
+
+
+def _no_refusal(target: Target) -> None:
+    return None
 
 
 TRACEABLE = (
@@ -132,12 +143,12 @@ def implementation(op: str, device: torch.device) -> Callable[..., Any]:
     """The function that serves `op` for tensors on `device`."""
     if _opaque is not None and op in TRACEABLE:
         return _for_tracer(op, op in _opaque)
-    return _decide(op, platform_of(device))[1]
+    return _decide(op, target_of(device))[1]
 
 
 def untraced(op: str, device: torch.device) -> Callable[..., Any]:
     """The same, whoever traces."""
-    return _decide(op, platform_of(device))[1]
+    return _decide(op, target_of(device))[1]
 
 
 @contextmanager
@@ -162,4 +173,5 @@ def _for_tracer(op: str, is_opaque: bool) -> Callable[..., Any]:
 
 def choices(platform: str) -> list[Choice]:
     """The decision for every op on one platform ("cuda", "hip", "xpu", "cpu")."""
-    return [_decide(op, platform)[0] for op in TABLE]
+    target = target_named(platform)
+    return [_decide(op, target)[0] for op in TABLE]

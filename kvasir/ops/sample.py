@@ -6,6 +6,7 @@ from functools import cache
 import torch
 
 from kvasir.ops.reference import sample as reference
+from kvasir.ops.target import target_of
 
 
 @cache
@@ -27,7 +28,7 @@ def sample_tokens(
     random_rows: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """-> token_ids [R] int64, failed [R] bool. `random_rows` (host) names the rows that are not greedy, all if None."""
-    if logits.device.type == "cuda" and logits.shape[0] and _triton_works():
+    if target_of(logits.device).is_card and logits.shape[0] and _triton_works():
         from kvasir.ops.triton import sample as fused
 
         return fused.sample_tokens(logits, slots, temperature, seeds, positions, cutoff)
@@ -58,11 +59,11 @@ def cutoffs(
     limited = [r for r, (k, p, m) in enumerate(host_limits) if k > 0 or p < 1.0 or m > 0.0]
     if not limited:
         return None
-    if logits.device.type == "cuda" and _triton_works():
+    if target_of(logits.device).is_card and _triton_works():
         from kvasir.ops.triton import sample as fused
 
         return fused.cutoffs(logits, slots, temperature, top_k, top_p, min_p)
-    if logits.device.type == "cuda":
+    if target_of(logits.device).is_card:
         limited = list(range(len(slots)))  # an index would have to be copied there
     whole = len(limited) == len(slots)
     some = slots if whole else slots[limited]

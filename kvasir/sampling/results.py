@@ -45,6 +45,8 @@ class PendingSamples:
             ]
             self._landed = torch.cuda.Event()
             self._landed.record()
+        elif sampled.token_ids.device.type == "meta":  # nothing was computed
+            tensors = [torch.zeros_like(t, device="cpu") for t in tensors]
         self._tensors = tensors
 
     def result(self) -> HostSamples:

@@ -17,7 +17,7 @@ import torch
 
 from kvasir.attention.backend import AttentionBatch, MetadataBuilder
 from kvasir.attention.forward_context import ForwardContext, forward_context
-from kvasir.compilation import BatchDescriptor, CudagraphDispatcher, CudagraphMode, CUDAGraphWrapper
+from kvasir.compilation import BatchDescriptor, CudagraphDispatcher, CudagraphMode, CUDAGraphWrapper, GraphPool
 from kvasir.models.interface import TextModel
 from kvasir.ops import StepInputs, decode_inputs, ragged_inputs
 from kvasir.sampling.uploads import Uploads
@@ -97,7 +97,7 @@ class DecodeKey:
 class DecodePass:
     """Rows of one token each, which all sample. Rows of a graph beyond the batch's are spare."""
 
-    def __init__(self, parts: PassParts, pool: object | None):
+    def __init__(self, parts: PassParts, pool: GraphPool | None):
         self._parts = parts
         device, rows = parts.uploads.device, parts.states.spare
         self.slots = torch.full((rows,), parts.states.spare, dtype=torch.int64, device=device)
@@ -210,7 +210,7 @@ class DecodePass:
 class RaggedPass:
     """Any batch. Graph keys are numbers of tokens; all graphs have the same number of rows."""
 
-    def __init__(self, parts: PassParts, pool: object | None):
+    def __init__(self, parts: PassParts, pool: GraphPool | None):
         self._parts = parts
         device = parts.uploads.device
         self._graph_rows = parts.dispatcher.max_mixed_reqs

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kvasir.compilation import CUDAGraphWrapper
+from kvasir.compilation import CUDAGraphWrapper, GraphPool
 from kvasir.logger import get_logger
 from kvasir.sampling import SampledTokens, Sampler
 from kvasir.worker.forward import DecodeKey, DecodePass, Forward, RaggedPass
@@ -25,7 +25,7 @@ class StepGraphs:
     """
 
     def __init__(
-        self, states: RequestStates, sampler: Sampler, decode: DecodePass, ragged: RaggedPass, pool: object | None
+        self, states: RequestStates, sampler: Sampler, decode: DecodePass, ragged: RaggedPass, pool: GraphPool | None
     ):
         self._states = states
         self._sampler = sampler

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kvasir.attention.backend import AttentionBackend, AttentionNeed, GraphSupport
-from kvasir.compilation import CompileAhead, CudagraphDispatcher, CudagraphMode, CUDAGraphWrapper
+from kvasir.compilation import CompileAhead, CudagraphDispatcher, CudagraphMode, GraphPool
 from kvasir.config.hf import ModelShape
 from kvasir.errors import ConfigError
 from kvasir.logger import get_logger
@@ -69,6 +69,16 @@ class ModelLoad:
     model: TextModel
     fill: Callable[[], None]
     compile: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """`caches`: one tensor per layer, read at each step, so that the list can be filled anew."""
+
+    backend: type[AttentionBackend]
+    load: ModelLoad
+    caches: list[torch.Tensor]
+    graphs: StepGraphs | None
 
 
 @dataclass
@@ -139,7 +149,15 @@ class Worker:
         finally:
             ahead.stop()
 
-    def _start(self, ahead: CompileAhead) -> Ready:
+    def launch_all_kinds(self) -> None:
+        """For who notes launches: those of the start, which are all that steps need, by a model that is not filled."""
+        with self._platform.stream():
+            prepared = self._prepare()
+            with few_layers(prepared.load.model):
+                self._run_all_kinds()
+
+    def _prepare(self) -> "_Prepared":
+        """Everything that runs steps, with a model that holds nothing yet and a cache of one block."""
         settings, shape = self._settings, self._shape
         need = AttentionNeed(
             device=self._platform.device_type,
@@ -154,7 +172,6 @@ class Worker:
         backend = self._select_backend(need)
         load = self._build(backend)
         model = load.model
-        weights = _parameter_bytes(model)
         self._log.mark("build model")
         processors = () if self._masks is None else (self._masks,)
         sampling = SamplingState(settings.max_num_seqs, shape.vocab_size, self.device, processors)
@@ -165,6 +182,13 @@ class Worker:
             settings.max_num_batched_tokens,
         )  # fmt: skip
         self.runner, graphs = self._make_runner(parts, Sampler(sampling, settings.max_logprobs), backend)
+        return _Prepared(backend, load, caches, graphs)
+
+    def _start(self, ahead: CompileAhead) -> Ready:
+        settings, prepared = self._settings, self._prepare()
+        backend, load, graphs = prepared.backend, prepared.load, prepared.graphs
+        model = load.model
+        weights = _parameter_bytes(model)
         with few_layers(model):
             ahead.queue(self._run_all_kinds)  # compiled beside us from the first step on, while the weights are read
         self._log.mark("queue kernels")
@@ -179,7 +203,7 @@ class Worker:
         activations = 0 if settings.known_num_blocks else self._measure_activations()
         self._log.mark("first step and memory")
         self.memory = self._plan_memory(weights, activations, self._bytes_per_block(backend))
-        caches[:] = self._allocate_kv(backend, self.memory.num_blocks)
+        prepared.caches[:] = self._allocate_kv(backend, self.memory.num_blocks)
         logger.info("memory plan\n%s", self.memory.table())
         if self.memory.max_model_len < settings.max_model_len:
             logger.warning(
@@ -220,7 +244,7 @@ class Worker:
     ) -> tuple[ModelRunner, StepGraphs | None]:
         """A backend that reads host numbers gets ragged steps only, and nothing is captured."""
         captures = parts.dispatcher.mode is not CudagraphMode.NONE
-        pool = CUDAGraphWrapper.new_pool() if captures else None
+        pool = GraphPool() if captures else None
         ragged = RaggedPass(parts, pool)
         decode = None if backend.graph_support is GraphSupport.NEVER else DecodePass(parts, pool)
         graphs = StepGraphs(parts.states, sampler, decode, ragged, pool) if decode is not None and captures else None

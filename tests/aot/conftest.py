@@ -1,27 +1,26 @@
 """Kernels compiled for a card that is not there, through the very launches the engine makes.
 
-A stand-in driver names the target; each launch is turned into a warm-up, which compiles and stops. So the variants
+`compile_for` names the target; each launch is turned into a warm-up, which compiles and stops. So the variants
 are those of real calls: their types, alignments and constants.
 """
 
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("a process that interprets kernels cannot compile them", allow_module_level=True)
 triton = pytest.importorskip("triton")
 
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.runtime import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
+
+from kvasir.ops.target import Target, compile_for  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 MAX_SHARED_BYTES = 227 * 1024  # what a program may have on sm_90
@@ -60,25 +59,15 @@ class Compiled:
         return [line for line in text.splitlines() if "warning" in line.lower() or "serializ" in line.lower()]
 
 
-class Card:
-    """sm_90 as far as compiling goes."""
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
+H100 = Target("cuda", (9, 0), 132)
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Compiled]]:
-    """The kernels that launches have compiled so far, instead of running them."""
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Compiled]]]:
+    """The kernels that launches have compiled so far for an H100, instead of running them.
+
+    Choices for tensors on the host are not the H100's, unless a test says so by a `compile_for` of its own.
+    """
     kernels: list[Compiled] = []
     run = JITFunction.run
 
@@ -87,6 +76,13 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Compiled]]:
         kernels.append(Compiled(self.fn.__name__, kernel))
         return kernel
 
-    monkeypatch.setattr(driver, "_active", Card())
     monkeypatch.setattr(JITFunction, "run", compile_only)
-    return lambda: kernels
+    with compile_for(H100):
+        yield lambda: kernels
+
+
+@pytest.fixture
+def hopper(compiled: Callable[[], list[Compiled]]) -> Iterator[None]:
+    """As if tensors on the host were on such a card."""
+    with compile_for(H100, "cpu"):
+        yield

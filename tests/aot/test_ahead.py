@@ -14,12 +14,14 @@ from triton.runtime.jit import JITFunction
 
 from kvasir.compilation import CompileAhead, compiler_process
 from kvasir.compilation import ahead as ahead_module
+from kvasir.ops import target
 from kvasir.ops.cuda import nvrtc
 from kvasir.ops.cuda.kernel import Kernel
+from kvasir.ops.target import _PaperDriver
 from kvasir.ops.triton import paged_attention
 from kvasir.ops.triton.activation import silu_and_mul
 from kvasir.ops.triton.norm import _rms_norm_kernel, add_rms_norm, rms_norm
-from tests.aot.conftest import Card
+from tests.aot.conftest import H100
 
 LIBCUDA = "".join(
     f"int {name}(void) {{ return 1; }}\n"
@@ -40,7 +42,7 @@ class NoLauncher:
         pass
 
 
-class OtherCard(Card):
+class OtherCard(_PaperDriver):
     launcher_cls = NoLauncher
 
     def get_current_device(self) -> int:
@@ -50,7 +52,7 @@ class OtherCard(Card):
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CompileAhead]:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(driver, "_active", OtherCard())
+    monkeypatch.setattr(driver, "_active", OtherCard(H100))
     monkeypatch.setattr(cache, "triton_key", cache.triton_key)  # put back, whatever is put there
     made = CompileAhead(torch.device("cpu"))
     made._compiles = True
@@ -101,7 +103,7 @@ def test_real_launches_find_every_kernel_on_disk(ahead: CompileAhead, tmp_path: 
 
 
 def test_kernels_in_gluon_are_among_them(ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch, looked_up: list) -> None:
-    monkeypatch.setattr(paged_attention, "_is_hopper", lambda device: True)
+    monkeypatch.setattr(target, "_stand_in", ("cpu", H100))
     query, cells = torch.zeros(9, 4, 64, dtype=torch.float16), torch.zeros(2, 16, 2, 64, dtype=torch.float16)
     numbers = torch.tensor([0, 1, 9], dtype=torch.int32)
     rows = numbers, numbers[1:], numbers[None], numbers[:2].long()
@@ -168,6 +170,14 @@ def test_launchers_are_built_once_and_found(
     ahead.wait()
     launchers = list(tmp_path.rglob("__triton_launcher*.so"))
     assert len(launchers) == 3, "the two norms have arguments of other types"
+    for launcher in launchers:
+        launcher.unlink()
+    again = CompileAhead(torch.device("cpu"))
+    again._compiles = True
+    again.start()
+    again.queue(run)
+    again.wait()
+    assert sorted(tmp_path.rglob("__triton_launcher*.so")) == sorted(launchers), "though the kernels were there"
     monkeypatch.setattr(build, "_build", lambda *args: pytest.fail("built again"))
     monkeypatch.setattr(build, "_load_module_from_path", lambda name, path: type("module", (), {"launch": path}))
     run()
@@ -192,7 +202,7 @@ def test_a_cuda_kernel_is_compiled_there_too(
 
     ahead.queue(run)
     assert ahead.wait() == 1
-    assert kernel.recipe.is_kept()
+    assert kernel.recipe.kept()
     assert kernel.recipe.binary() != str(os.getpid()).encode()
 
 

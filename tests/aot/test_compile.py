@@ -9,7 +9,7 @@ import torch
 
 from kvasir.attention.triton import TritonBackend, TritonMetadata
 from kvasir.ops.step_inputs import SlotTables, StepInputs
-from kvasir.ops.triton import paged_attention, pdl, sample, step_inputs
+from kvasir.ops.triton import paged_attention, sample, step_inputs
 from kvasir.ops.triton.activation import silu_and_mul
 from kvasir.ops.triton.gemv import gemv
 from kvasir.ops.triton.norm import AddedNorm, add_rms_norm, rms_norm
@@ -59,12 +59,6 @@ def test_attention_in_sixteen_bits(compiled, tmp_path: Path, shape: Shape, windo
     assert "mma.sync" in kernels["decode_kernel"].ptx
     for name in ("prefill_kernel", "decode_kernel"):
         assert "cp.async.cg" in kernels[name].ptx, f"{name}: 16-byte copies that run ahead"
-
-
-@pytest.fixture
-def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the tensors were on such a card."""
-    monkeypatch.setattr(paged_attention, "_is_hopper", lambda device: True)
 
 
 @pytest.mark.usefixtures("hopper")
@@ -123,8 +117,9 @@ def test_a_query_that_is_not_aligned_is_served_all_the_same(compiled):
 
 
 @pytest.mark.parametrize("on_hopper", [False, True])
-def test_a_step_whose_rows_only_the_device_knows(compiled, monkeypatch, tmp_path: Path, on_hopper: bool):
-    monkeypatch.setattr(paged_attention, "_is_hopper", lambda device: on_hopper)
+def test_a_step_whose_rows_only_the_device_knows(compiled, request, tmp_path: Path, on_hopper: bool):
+    if on_hopper:
+        request.getfixturevalue("hopper")
     step = make_step(LENS, Shape(16, 8, 128, 16), torch.bfloat16, 0)
     cache = torch.zeros(TritonBackend.kv_cache_shape(step.num_blocks, 16, 8, 128), dtype=torch.bfloat16)
     batch = dataclasses.replace(step.batch, num_decodes=None)
@@ -212,11 +207,11 @@ def test_rope_and_cache(compiled, tmp_path: Path):
     assert kernel.spill_bytes(tmp_path) == 0 and "ld.global.v4" in kernel.ptx
 
 
-def test_dependent_launches_wait_before_they_touch_anything(compiled, monkeypatch, tmp_path: Path):
+def test_dependent_launches_wait_before_they_touch_anything(compiled, hopper, tmp_path: Path):
     """As on a card: every kernel of a step waits for the one before it; what is read earlier is known."""
-    monkeypatch.setattr(pdl, "enabled", lambda device: True)
-    launch(compiled, Shape(16, 8, 128, 16), torch.bfloat16)
-    monkeypatch.setattr(paged_attention, "_is_hopper", lambda device: True)
+    with pytest.MonkeyPatch.context() as without_gluon:
+        without_gluon.setattr(paged_attention, "prefill_overlap", None)
+        launch(compiled, Shape(16, 8, 128, 16), torch.bfloat16)
     assert "prefill_overlap_kernel" in launch(compiled, Shape(16, 8, 128, 16), torch.bfloat16)
     x, weight = torch.zeros(4, 1024, dtype=torch.bfloat16), torch.zeros(4096, 1024, dtype=torch.bfloat16)
     skinny_linear(x, weight, None)

@@ -1,7 +1,6 @@
 """The start queues every kernel that any later step launches: nobody meets a compiler in the middle of an answer."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,35 +13,10 @@ from kvasir.config.hf import load_model_shape
 from kvasir.loader.load import build_model
 from kvasir.messages import SamplingParams, SchedulerOutput, SlotRequest
 from kvasir.models.interface import ModelBuild
-from kvasir.ops import dispatch
-from kvasir.ops.triton import paged_attention, pdl
-from kvasir.ops.triton import sample as fused
-from kvasir.platforms.cuda import CudaPlatform
-from kvasir.sampling import sampler as sampler_module
+from kvasir.platforms.paper import PaperPlatform
 from kvasir.worker.worker import ModelLoad, Worker, WorkerSettings
-from tests.aot.conftest import Compiled
+from tests.aot.conftest import H100, Compiled
 from tests.fixtures import checkpoint
-
-
-class CardOfPaper:
-    """A card as far as choices go; its memory is the host's, and nothing is launched."""
-
-    device_type, capability, name, row_kinds = "cpu", (9, 0), "paper", CudaPlatform.row_kinds
-
-    def open(self, cpu_threads: int | None = None) -> None: ...
-
-    def memory(self) -> tuple[int, int]:
-        return 1 << 30, 1 << 30
-
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    def peak_of(self, run: Callable[[], None]) -> int:
-        run()
-        return 0
-
-    def stream(self) -> Any:
-        return nullcontext()
 
 
 def run_instead(graphs: CUDAGraphWrapper, key: Any) -> tuple[torch.Tensor, ...]:
@@ -61,26 +35,20 @@ TWO_KINDS: dict[str, Any] = {
 }
 
 
-HOPPER: dict[str, Any] = {"num_hidden_layers": 4, "head_dim": 64}
+WITH_OVERLAP: dict[str, Any] = {"num_hidden_layers": 4, "head_dim": 64}
 
 
-@pytest.fixture(params=[ONE_KIND, TWO_KINDS, HOPPER], ids=["layers of one kind", "of two", "on Hopper"])
+@pytest.fixture(
+    params=[ONE_KIND, TWO_KINDS, WITH_OVERLAP], ids=["layers of one kind", "of two", "prefill with overlap"]
+)
 def worker(
     request: pytest.FixtureRequest, compiled: Callable[[], list[Compiled]], monkeypatch: pytest.MonkeyPatch
 ) -> Worker:
-    monkeypatch.setattr(dispatch, "platform_of", lambda device: "cuda")
-    monkeypatch.setattr(pdl, "enabled", lambda device: True)
-    monkeypatch.setattr(paged_attention, "_is_hopper", lambda device: request.param is HOPPER)
-    monkeypatch.setattr(sampler_module, "sample_tokens", lambda *a: fused.sample_tokens(*a[:6]))
-    monkeypatch.setattr(sampler_module, "cutoffs", lambda *a: fused.cutoffs(*a[:6]))
-    monkeypatch.setattr(CUDAGraphWrapper, "new_pool", lambda: None)
     monkeypatch.setattr(CUDAGraphWrapper, "capture", run_instead)
     shape = load_model_shape(checkpoint("qwen3"), request.param)
 
     def build(backend: Any) -> ModelLoad:
-        model = build_model(shape, ModelBuild(torch.bfloat16, torch.device("cpu"), backend, max_model_len=1024))
-        for parameter in model.parameters():
-            parameter.zero_()
+        model = build_model(shape, ModelBuild(torch.bfloat16, torch.device("meta"), backend, max_model_len=1024))
         return ModelLoad(model, lambda: None)
 
     settings = WorkerSettings(
@@ -94,10 +62,10 @@ def worker(
         queued.update(id(kernel.kernel) for kernel in compiled())
 
     monkeypatch.setattr(CompileAhead, "queue", queue)
-    made = Worker(settings, CardOfPaper(), shape, lambda need: TritonBackend, build)
+    made = Worker(settings, PaperPlatform(H100.capability), shape, lambda need: TritonBackend, build)
     with torch.inference_mode():
         made.start()
-    assert ("prefill_overlap_kernel" in {kernel.name for kernel in compiled()}) == (request.param is HOPPER)
+    assert ("prefill_overlap_kernel" in {kernel.name for kernel in compiled()}) == (request.param is WITH_OVERLAP)
     made.queued = queued
     return made
 

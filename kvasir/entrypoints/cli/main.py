@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "complete": ("kvasir.entrypoints.cli.complete", "complete one prompt"),
     "run-batch": ("kvasir.entrypoints.cli.run_batch", "answer a JSONL file of requests"),
     "bench": ("kvasir.bench.cli", "measure: throughput, latency, serve, startup"),
+    "precompile": ("kvasir.entrypoints.cli.precompile", "compile a card's kernels without one, for images"),
     "env": ("kvasir.entrypoints.cli.env", "versions, devices and backends of this machine"),
 }
 

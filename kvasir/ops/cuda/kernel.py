@@ -65,9 +65,10 @@ class Recipe(msgspec.Struct, frozen=True):
     name: str
     options: tuple[str, ...]
 
-    def is_kept(self) -> bool:
-        """Whether the disk cache has it."""
-        return self._place(self._source()).is_file()
+    def kept(self) -> Path | None:
+        """Its file in the disk cache, if it is there."""
+        place = self._place(self._source())
+        return place if place.is_file() else None
 
     def binary(self) -> bytes:
         """From the disk cache, or compiled and left there.

@@ -1,6 +1,6 @@
 """Projections on Hopper: our CUDA kernel for a few rows and a small weight, Triton's or the library for the rest.
 
-Importing this module says whether the machine can: an ImportError carries the reason, and Triton's serve instead.
+Where `refusal` gives a reason, Triton's serve instead.
 """
 
 import torch
@@ -8,23 +8,22 @@ import torch
 from kvasir.ops.cuda import nvrtc
 from kvasir.ops.cuda.kernel import source_folder
 from kvasir.ops.cuda.skinny_linear import BLOCK, MAX_ROWS, SkinnyConfig, skinny_config, skinny_linear
+from kvasir.ops.target import Target, target_of
 from kvasir.ops.triton import linear as triton_linear
 from kvasir.ops.triton.norm import add_rms_norm
 
 
-def _check_machine() -> None:
-    if not torch.cuda.is_available():
-        raise ImportError("no CUDA card")
-    major, minor = torch.cuda.get_device_capability()
+def refusal(target: Target) -> str | None:
+    if target.capability == (0, 0):
+        return "no CUDA card"
+    major, minor = target.capability
     if major != 9:  # newer ones have other amounts of shared memory, and were not tried
-        raise ImportError(f"made for compute capability 9.0, this card has {major}.{minor}")
+        return f"made for compute capability 9.0, this card has {major}.{minor}"
     if source_folder() is None:
-        raise ImportError("the sources in csrc/cuda are not there")
+        return "the sources in csrc/cuda are not there"
     if nvrtc.library_path() is None:
-        raise ImportError("the compiler libnvrtc, which comes with torch, was not found")
-
-
-_check_machine()
+        return "the compiler libnvrtc, which comes with torch, was not found"
+    return None
 
 
 def _config(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> SkinnyConfig | None:
@@ -34,8 +33,7 @@ def _config(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> SkinnyConfig 
     outputs = weight.shape[0] // (2 if gated else 1)
     if x.shape[0] > MAX_ROWS or x.shape[1] % BLOCK or outputs % 2:
         return None
-    processors = torch.cuda.get_device_properties(x.device).multi_processor_count
-    return skinny_config(outputs, x.shape[1], gated, processors)
+    return skinny_config(outputs, x.shape[1], gated, target_of(x.device).processors)
 
 
 def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gated: bool) -> torch.Tensor:

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 
 from kvasir.ops.cuda.kernel import Kernel, pointer
+from kvasir.ops.target import target_of
 from kvasir.ops.triton import pdl
 
 MAX_ROWS = 32
@@ -94,9 +95,7 @@ def skinny_linear(
     rows, inputs = x.shape
     outputs = weight.shape[0] // 2 if gated else weight.shape[0]
     output = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
-    kernel = kernel_for(
-        1 if rows <= 16 else 2, inputs, gated, x.dtype, config, torch.cuda.get_device_capability(x.device)
-    )
+    kernel = kernel_for(1 if rows <= 16 else 2, inputs, gated, x.dtype, config, target_of(x.device).capability)
     kernel.launch(
         (-(-outputs // config.columns), config.splits), config.splits, pdl.enabled(x.device),
         pointer(x), pointer(weight), pointer(bias), pointer(output),

@@ -11,6 +11,7 @@ from functools import cache
 import torch
 import triton
 
+from kvasir.ops.target import target_of
 from kvasir.ops.triton import pdl
 from kvasir.ops.triton.decode_attention import decode_kernel, shared_prefix_kernel
 from kvasir.ops.triton.prefill_attention import prefill_kernel
@@ -75,16 +76,10 @@ def shared_prefix_config(head_size_pad: int, dtype: torch.dtype) -> PrefillConfi
     return prefill_config(head_size_pad, dtype)
 
 
-@cache
-def _is_hopper(device: torch.device) -> bool:
-    if device.type != "cuda" or torch.version.cuda is None:
-        return False
-    return torch.cuda.get_device_capability(device)[0] == 9
-
-
 def overlap_serves(query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor) -> bool:
     """Whether `prefill_overlap.py` takes such tensors, where there is neither a window nor a cap."""
-    if prefill_overlap is None or not _is_hopper(query.device):
+    target = target_of(query.device)
+    if prefill_overlap is None or target.platform != "cuda" or target.capability[0] != 9:
         return False
     strides = (*query.stride()[:2], *key_cache.stride()[:3], *value_cache.stride()[:3])
     return (
@@ -105,11 +100,8 @@ def tickets(device: torch.device) -> torch.Tensor:
     return torch.zeros(MAX_TICKETS, dtype=torch.int32, device=device)
 
 
-@cache
 def _processors(device: torch.device) -> int:
-    if device.type != "cuda":  # interpreted or only compiled
-        return 132
-    return torch.cuda.get_device_properties(device).multi_processor_count
+    return target_of(device).processors or 132  # interpreted
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from kvasir import envs
+from kvasir.ops.target import Target, target_of
 
 
 @triton.jit
@@ -48,11 +49,13 @@ def prefetch(pointers, num_bytes):
     )
 
 
-@cache
 def enabled(device: torch.device) -> bool:
-    if device.type != "cuda" or torch.version.cuda is None or envs.NO_DEPENDENT_LAUNCH.flag:
-        return False
-    return torch.cuda.get_device_capability(device) >= (9, 0)
+    return _has_it(target_of(device))
+
+
+@cache
+def _has_it(target: Target) -> bool:
+    return target.platform == "cuda" and target.capability >= (9, 0) and not envs.NO_DEPENDENT_LAUNCH.flag
 
 
 def options(device: torch.device) -> dict[str, Any]:
