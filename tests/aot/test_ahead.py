@@ -218,6 +218,7 @@ def test_a_compiler_that_dies_takes_one_kernel_with_it(
 
     monkeypatch.setattr(compiler_process, "_function", die)
     monkeypatch.setattr(compiler_process, "_is_compiled", lambda job: False)
+    monkeypatch.setattr(compiler_process, "_has_launcher", lambda job: False)
     process = os.getpid()
     ahead.start()
     ahead.queue(run)
@@ -230,6 +231,7 @@ def test_one_that_hangs_holds_nothing_up(ahead: CompileAhead, monkeypatch: pytes
     monkeypatch.setattr(ahead_module, "PATIENCE_S", 0.5)
     monkeypatch.setattr(compiler_process, "_triton_key", lambda: "")
     monkeypatch.setattr(compiler_process, "_is_compiled", lambda job: False)
+    monkeypatch.setattr(compiler_process, "_has_launcher", lambda job: False)
     monkeypatch.setattr(compiler_process, "_function", lambda job: time.sleep(60))
     ahead.start()
     ahead.queue(steps(928))

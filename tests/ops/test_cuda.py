@@ -58,9 +58,9 @@ def test_a_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("KVASIR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(nvrtc, "compile_cubin", compiler)
-    assert not variant().recipe.is_kept()
+    assert not variant().recipe.kept()
     assert variant().recipe.binary() == variant().recipe.binary() == b"code 1"
-    assert variant().recipe.is_kept()
+    assert variant().recipe.kept()
     assert variant({"WARPS": 4}).recipe.binary() == b"code 2", "other options are another kernel"
     assert calls[0][0] == "--gpu-architecture=sm_90a" and "-DWARPS=8" in calls[0]
     assert (tmp_path / "cuda").stat().st_mode & 0o777 == 0o700, "what lies there is code"
