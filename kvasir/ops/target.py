@@ -6,16 +6,14 @@ there. Launches on them can be noted and compiled, and do all that launches on t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):  # a tuple, since it is a key at every call of an op
     """A kind of device.
 
     Attributes:

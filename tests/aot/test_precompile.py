@@ -22,11 +22,12 @@ from kvasir.entrypoints.cli.main import main
 from kvasir.ops.cuda import nvrtc
 from kvasir.ops.target import Target, compile_for, target_of
 from kvasir.platforms.paper import PaperPlatform
-from tests.aot.conftest import H100
 from tests.fixtures import checkpoint
 
 FOUR_LAYERS = {"num_hidden_layers": 4}
 SMALL: dict[str, Any] = {"max_model_len": 1024, "max_num_seqs": 96, "hf_overrides": FOUR_LAYERS}
+CARD = Card(processors=131)
+"""A card of its own: Triton remembers kernels by target, and other tests have compiled some for an H100."""
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks/models"
 
 
@@ -67,7 +68,7 @@ def queued_by_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(CompileAhead, "queue", queue_and_stop)
         facts = Facts("cuda", "a test", 80 << 30, 2, capability=(9, 0), num_cards=1)
         config = resolve(args, usage="server", facts=facts).config
-        with compile_for(H100, "cpu"), pytest.raises(Queued):
+        with compile_for(Target("cuda", CARD.capability, CARD.processors), "cpu"), pytest.raises(Queued):
             worker_root.make_worker(config, 0.0, platform=CardWithMemory((9, 0))).start()
         return jobs
 
@@ -112,7 +113,7 @@ def test_tensors_without_memory_launch_the_variants_of_those_with(
     args = EngineArgs(model=str(checkpoint("qwen3") if model == "tiny" else model), load_format="dummy", **options)
     expected = facts_of(queued_by_start(args))
     assert len(expected) > 20
-    assert facts_of(noted(monkeypatch, args, Card())) == expected
+    assert facts_of(noted(monkeypatch, args, CARD)) == expected
 
 
 def test_the_command_and_then_a_start(
@@ -121,7 +122,7 @@ def test_the_command_and_then_a_start(
     model = str(checkpoint("qwen3"))
     options = ["--load-format", "dummy", "--max-model-len", "1024", "--max-num-seqs", "96"]
     overrides = ["--hf-overrides", json.dumps(FOUR_LAYERS)]
-    words = ["precompile", model, *options, *overrides, "--no-progress"]
+    words = ["precompile", model, *options, *overrides, "--processors", "131", "--no-progress"]
     assert main(words) == 0
     said = re.search(
         r"(\d+) kernels for compute capability 9.0 \(0 of them were there\) in (.*): ", capsys.readouterr().out
@@ -138,7 +139,7 @@ def test_the_command_and_then_a_start(
 def test_a_large_model_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its weights would be 141 GB."""
     args = EngineArgs(model=str(BENCHMARKS / "llama-3.1-70b"), load_format="dummy")
-    assert len(noted(monkeypatch, args, Card())) > 10
+    assert len(noted(monkeypatch, args, CARD)) > 10
 
 
 def test_an_older_card_gets_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +152,7 @@ def test_an_older_card_gets_other_kernels(monkeypatch: pytest.MonkeyPatch) -> No
 def test_kernels_in_cuda_are_noted_without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "library_path", lambda: Path("/somewhere/libnvrtc.so.13"))
     args = EngineArgs(model=str(BENCHMARKS / "qwen3-0.6b"), load_format="dummy")
-    jobs = noted(monkeypatch, args, Card(processors=133))  # a number of its own: choices are remembered by target
+    jobs = noted(monkeypatch, args, Card(processors=133))  # another one: choices are remembered by target, too
     recipes = [job.recipe for job in jobs if isinstance(job, CudaJob)]
     assert recipes and all("--gpu-architecture=sm_90a" in recipe.options for recipe in recipes)
     assert root._left_out(resolve(args).config) == []
