@@ -3,6 +3,8 @@
 Where `refusal` gives a reason, Triton's serve instead.
 """
 
+from typing import Any
+
 import torch
 
 from kvasir.ops.cuda import nvrtc
@@ -49,7 +51,8 @@ def _after_norm(
     norm_weight: torch.Tensor,
     eps: float,
     weight: torch.Tensor,
-    bias: torch.Tensor | None,
+    bias: torch.Tensor | None = None,
+    *,
     gated: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if triton_linear.can_norm(x, weight):
@@ -67,23 +70,9 @@ def gated_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     return _product(x, weight, bias, gated=True)
 
 
-def norm_linear(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    norm_weight: torch.Tensor,
-    eps: float,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _after_norm(x, residual, norm_weight, eps, weight, bias, gated=False)
+def norm_linear(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _after_norm(*inputs, gated=False)
 
 
-def norm_gated_linear(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    norm_weight: torch.Tensor,
-    eps: float,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _after_norm(x, residual, norm_weight, eps, weight, bias, gated=True)
+def norm_gated_linear(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _after_norm(*inputs, gated=True)
