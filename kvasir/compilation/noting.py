@@ -25,7 +25,7 @@ class KernelNotes:
         from triton import knobs
         from triton.runtime.jit import JITFunction
 
-        launch, hook = JITFunction.run, knobs.runtime.jit_cache_hook
+        launch, hook, submit = JITFunction.run, knobs.runtime.jit_cache_hook, cuda_kernel.submit
         noted: list[tuple[dict[Any, Any], Any]] = []
 
         def compile_only(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
@@ -49,7 +49,7 @@ class KernelNotes:
         try:
             yield
         finally:
-            cuda_kernel.submit = None
+            cuda_kernel.submit = submit
             JITFunction.run, knobs.runtime.jit_cache_hook = launch, hook
             for kernels, key in noted:
                 if kernels.get(key) is _NOTED:

@@ -20,6 +20,8 @@ triton = pytest.importorskip("triton")
 
 from triton.runtime.jit import JITFunction  # noqa: E402
 
+from kvasir.ops.cuda import kernel as cuda_kernel  # noqa: E402
+from kvasir.ops.cuda.kernel import Recipe  # noqa: E402
 from kvasir.ops.target import Target, compile_for  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -62,6 +64,10 @@ class Compiled:
 H100 = Target("cuda", (9, 0), 132)
 
 
+recipes: set[Recipe] = set()
+"""Those of the kernels in CUDA C++ that launches have asked for within `compiled`."""
+
+
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Compiled]]]:
     """The kernels that launches have compiled so far for an H100, instead of running them.
@@ -69,6 +75,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Comp
     Choices for tensors on the host are not the H100's, unless a test says so by a `compile_for` of its own.
     """
     kernels: list[Compiled] = []
+    recipes.clear()
     run = JITFunction.run
 
     def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
@@ -77,6 +84,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Comp
         return kernel
 
     monkeypatch.setattr(JITFunction, "run", compile_only)
+    monkeypatch.setattr(cuda_kernel, "submit", lambda kernel: recipes.add(kernel.recipe))
     with compile_for(H100):
         yield lambda: kernels
 

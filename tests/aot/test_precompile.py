@@ -151,6 +151,7 @@ def test_an_older_card_gets_other_kernels(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_kernels_in_cuda_are_noted_without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "library_path", lambda: Path("/somewhere/libnvrtc.so.13"))
+    monkeypatch.setattr(nvrtc, "_library", nvrtc._library.__wrapped__)  # another test may have loaded one
     args = EngineArgs(model=str(BENCHMARKS / "qwen3-0.6b"), load_format="dummy")
     jobs = noted(monkeypatch, args, Card(processors=133))  # another one: choices are remembered by target, too
     recipes = [job.recipe for job in jobs if isinstance(job, CudaJob)]
@@ -160,6 +161,7 @@ def test_kernels_in_cuda_are_noted_without_a_card(monkeypatch: pytest.MonkeyPatc
 
 def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(nvrtc, "library_path", lambda: Path("/somewhere/libnvrtc.so.13"))
+    monkeypatch.setattr(nvrtc, "_library", nvrtc._library.__wrapped__)  # another test may have loaded one
     job = CudaJob(compiler_process.Recipe("skinny_linear.cu", "skinny_linear", ("--gpu-architecture=sm_90a",)))
     with pytest.raises(OSError, match="libnvrtc"):
         compiler_process.compile_all([job])
