@@ -12,7 +12,6 @@ from kvasir.ops.cuda.kernel import source_folder
 from kvasir.ops.cuda.skinny_linear import BLOCK, MAX_ROWS, SkinnyConfig, skinny_config, skinny_linear
 from kvasir.ops.target import Target, target_of
 from kvasir.ops.triton import linear as triton_linear
-from kvasir.ops.triton.norm import add_rms_norm
 
 
 def refusal(target: Target) -> str | None:
@@ -45,23 +44,6 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, g
     return (triton_linear.gated_linear if gated else triton_linear.linear)(x, weight, bias)
 
 
-def _after_norm(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    norm_weight: torch.Tensor,
-    eps: float,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    *,
-    gated: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if triton_linear.can_norm(x, weight):
-        op = triton_linear.norm_gated_linear if gated else triton_linear.norm_linear
-        return op(x, residual, norm_weight, eps, weight, bias)
-    normed, total = add_rms_norm(x, residual, norm_weight, eps)
-    return _product(normed, weight, bias, gated), total
-
-
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     return _product(x, weight, bias, gated=False)
 
@@ -71,8 +53,8 @@ def gated_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 def norm_linear(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return _after_norm(*inputs, gated=False)
+    return triton_linear.after_norm(*inputs, gated=False, product=_product)
 
 
 def norm_gated_linear(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return _after_norm(*inputs, gated=True)
+    return triton_linear.after_norm(*inputs, gated=True, product=_product)

@@ -4,6 +4,7 @@ The library is better than 90 % of the bandwidth for large weights and near half
 both, by 3 to 20 % (benchmarks/results/h100), as long as the rows are few.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,7 +58,11 @@ def gated_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     return gemv(x, weight, bias, gated=True) if is_vector(x) else skinny_gated(x, weight, bias)
 
 
-def _after_norm(
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gated: bool) -> torch.Tensor:
+    return (gated_linear if gated else linear)(x, weight, bias)
+
+
+def after_norm(
     x: torch.Tensor,
     residual: torch.Tensor,
     norm_weight: torch.Tensor,
@@ -66,17 +71,19 @@ def _after_norm(
     bias: torch.Tensor | None = None,
     *,
     gated: bool,
+    product: Callable[..., torch.Tensor] = _product,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """`product` serves where no kernel does the norm too."""
     if not can_norm(x, weight):
         normed, total = add_rms_norm(x, residual, norm_weight, eps)
-        return (gated_linear if gated else linear)(normed, weight, bias), total
+        return product(normed, weight, bias, gated), total
     norm = AddedNorm(residual.contiguous(), norm_weight, eps, torch.empty(x.shape, dtype=x.dtype, device=x.device))
     return gemv(x, weight, bias, gated, norm), norm.total
 
 
 def norm_linear(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return _after_norm(*inputs, gated=False)
+    return after_norm(*inputs, gated=False)
 
 
 def norm_gated_linear(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return _after_norm(*inputs, gated=True)
+    return after_norm(*inputs, gated=True)
