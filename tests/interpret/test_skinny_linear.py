@@ -60,7 +60,9 @@ def test_norm_before_a_product_by_vectors(
     got = gemv(x, weight, None, gated, norm)
     normed, total = add_rms_norm(x, residual, norm_weight, 1e-5)
     torch.testing.assert_close(norm.total, total, atol=0, rtol=one_unit(dtype))
-    tolerance = 1e-4 if dtype == torch.float32 else 2e-2  # a unit in the last place is 0.8 %
+    # A unit in the last place is 0.8 %. A gate, its silu, what it gates and their product may each be one off, and the
+    # silu a little more than its gate.
+    tolerance = 1e-4 if dtype == torch.float32 else 6 * one_unit(dtype) if gated else 2e-2
     torch.testing.assert_close(got, gemv(normed, weight, None, gated), atol=tolerance, rtol=tolerance)
 
 
