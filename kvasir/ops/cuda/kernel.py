@@ -17,9 +17,10 @@ import msgspec
 import torch
 
 from kvasir import envs
-from kvasir.ops.cuda import nvrtc
+from kvasir.ops.cuda import driver, nvrtc
+from kvasir.ops.cuda.tensor_map import TensorMap
 
-Value = ctypes.c_void_p | ctypes.c_int | ctypes.c_float
+Value = ctypes.c_void_p | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | TensorMap
 _CLUSTER, _DEPENDENT = 4, 6  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, _PROGRAMMATIC_STREAM_SERIALIZATION
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
@@ -44,18 +45,6 @@ def source_folder() -> Path | None:
     package = Path(__file__).parents[2]
     places = (package.parent / "csrc" / "cuda", package / "assets" / "cuda")
     return next((place for place in places if place.is_dir()), None)
-
-
-@cache
-def _driver() -> ctypes.CDLL:
-    return ctypes.CDLL("libcuda.so.1")
-
-
-def _check(code: int, what: str) -> None:
-    if code:
-        name = ctypes.c_char_p()
-        _driver().cuGetErrorName(code, ctypes.byref(name))
-        raise RuntimeError(f"{what}: {(name.value or b'unknown error').decode()} ({code})")
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -147,18 +136,24 @@ class Kernel:
             (grid[0], grid[1], 1), (self._threads, 1, 1), self._shared_bytes,
             torch._C._cuda_getCurrentRawStream(device), attributes, count,
         )  # fmt: skip
-        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        _check(_driver().cuLaunchKernelEx(ctypes.byref(config), self._function(device), pointers, None), self._name)
+        pointers = (ctypes.c_void_p * len(values))(*map(_address, values))
+        code = driver.library().cuLaunchKernelEx(ctypes.byref(config), self._function(device), pointers, None)
+        driver.check(code, self._name)
 
     def _function(self, device: int) -> ctypes.c_void_p:
         function = self._functions.get(device)
         if function is None:
             module, function = ctypes.c_void_p(), ctypes.c_void_p()
-            _check(_driver().cuModuleLoadData(ctypes.byref(module), self.recipe.binary()), f"loading {self._name}")
-            _check(_driver().cuModuleGetFunction(ctypes.byref(function), module, self._name.encode()), self._name)
-            _check(_driver().cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, self._shared_bytes), self._name)
+            call, check = driver.library(), driver.check
+            check(call.cuModuleLoadData(ctypes.byref(module), self.recipe.binary()), f"loading {self._name}")
+            check(call.cuModuleGetFunction(ctypes.byref(function), module, self._name.encode()), self._name)
+            check(call.cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, self._shared_bytes), self._name)
             self._functions[device] = function
         return function
+
+
+def _address(value: Value) -> int:
+    return value.address() if isinstance(value, TensorMap) else ctypes.addressof(value)
 
 
 def cache_folder() -> Path:
