@@ -21,18 +21,25 @@ typedef unsigned short u16;
 typedef long long i64;
 typedef unsigned long long u64;
 
-constexpr int kKeys = 128;                   // of a tile
-constexpr int kRows = 64;                    // of a group
+constexpr int kKeys = 128;  // of a tile
+constexpr int kRows = 64;   // of a group
+constexpr int kTokens = 2 * kRows / GROUP;  // of a program's work
 constexpr int kHalves = HEAD_SIZE / 64;
-constexpr int kTokens = 2 * kRows / GROUP;   // of a program
-constexpr int kStages = 2;
-constexpr int kQueryHalf = kRows * 128;      // bytes
-constexpr int kKeyHalf = kKeys * 128;
-constexpr int kQueryBytes = kHalves * kQueryHalf;  // of a group
-constexpr int kTileBytes = kHalves * kKeyHalf;
-constexpr int kBlocks = kKeys / BLOCK_SIZE;  // of a tile
-constexpr int kSums = HEAD_SIZE / 2;         // registers
-constexpr float kNothing = -1e30f;           // below every score
+constexpr int kPieces = HEAD_SIZE / 8;  // of 16 bytes, of a row
+constexpr int kBlocks = kKeys / BLOCK_SIZE;
+constexpr int kSums = HEAD_SIZE / 2;  // registers
+#ifndef KEY_STAGES
+#define KEY_STAGES 3
+#endif
+#ifndef VALUE_STAGES
+#define VALUE_STAGES 2
+#endif
+constexpr int kKeyStages = KEY_STAGES, kValueStages = VALUE_STAGES;
+constexpr int kRowsHalf = 2 * kRows * 128;  // bytes, of query or result
+constexpr int kTileHalf = kKeys * 128;
+constexpr int kRowsBytes = kHalves * kRowsHalf;
+constexpr int kTileBytes = kHalves * kTileHalf;
+constexpr float kNothing = -1e30f;  // below every score
 
 struct alignas(64) TensorMap { u64 words[16]; };
 
@@ -87,11 +94,27 @@ __device__ __forceinline__ void group_arrive(int id, int threads) { asm volatile
 // What threads wrote to shared memory is there for the tensor cores.
 __device__ __forceinline__ void fence_for_tensor_cores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-__device__ __forceinline__ void copy_block(u32 to, const TensorMap* map, u32 barrier, int column, int row, int block) {
+__device__ __forceinline__ void copy_box(u32 to, const TensorMap* map, u32 barrier, int column, int row, int block) {
     asm volatile(
         "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
         "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(block)
         : "memory");
+}
+
+__device__ __forceinline__ void store_shared(u32 to, uint4 v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
+__device__ __forceinline__ uint4 load_shared(u32 from) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(from) : "memory");
+    return v;
+}
+
+// Four matrices of 8 x 8, as the tensor cores want a factor of theirs in registers. A lane gives the address of a row.
+__device__ __forceinline__ void load_matrices(u32* to, u32 from) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(from) : "memory");
 }
 
 __device__ __forceinline__ u64 descriptor(u32 address, u32 leading, u32 stride) {  // bytes; 128-byte swizzle
@@ -106,16 +129,17 @@ template <int ahead>
 __device__ __forceinline__ void scores_wait(float (&scores)[64]) {
     asm volatile("wgmma.wait_group.sync.aligned %64;" : F64(scores) : "n"(ahead) : "memory");
 }
-__device__ __forceinline__ void sums_wait(float (&sums)[kSums], u32 (&weights)[32]) {
-    asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS(sums), U32(weights)::"memory");
+// Those of the scores, too, so that what is made of them is made beside the product.
+__device__ __forceinline__ void sums_wait(float (&sums)[kSums], u32 (&weights)[32], float (&scores)[64]) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS(sums), U32(weights), F64(scores)::"memory");
 }
 
 // scores (+)= 64 rows of 16 elements x 128 keys of 16 elements
-__device__ __forceinline__ void multiply_scores(float (&c)[64], u64 query, u64 keys, int add) {
+__device__ __forceinline__ void multiply_scores(float (&c)[64], const u32* q, u64 keys, int add) {
     asm volatile(
-        "{ .reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE
-        " {" R64 "}, %64, %65, p, 1, 1, 0, 0; }"
-        : F64(c) : "l"(query), "l"(keys), "r"(add));
+        "{ .reg .pred p; setp.ne.b32 p, %69, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE
+        " {" R64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 0; }"
+        : F64(c) : "r"(q[0]), "r"(q[1]), "r"(q[2]), "r"(q[3]), "l"(keys), "r"(add));
 }
 
 // sums += 64 rows of 16 weights x 16 values, whose columns are contiguous
@@ -162,235 +186,292 @@ struct Softmax {
     __device__ __forceinline__ void take(float (&s)[64], float scale, bool masked, int seen0, int seen1) {
         if (masked) {
 #pragma unroll
-            for (int i = 0; i < 16; i++) {
-#pragma unroll
-                for (int j = 0; j < 2; j++) {
-                    if (8 * i + j > seen0) s[4 * i + j] = __int_as_float(0xff800000);
-                    if (8 * i + j > seen1) s[4 * i + 2 + j] = __int_as_float(0xff800000);
-                }
-            }
+            for (int i = 0; i < 64; i++)
+                if (i / 4 * 8 + i % 2 > (i % 4 < 2 ? seen0 : seen1)) s[i] = __int_as_float(0xff800000);
         }
+        // Each row's maximum and sum in two chains, since a chain is a latency after the other.
+        float high[4] = {s[0], s[1], s[2], s[3]};
+#pragma unroll
+        for (int i = 4; i < 64; i++) high[i % 4] = fmaxf(high[i % 4], s[i]);
+        float now[2], sum[4] = {};
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float high = s[2 * r];
-#pragma unroll
-            for (int i = 0; i < 16; i++) high = fmaxf(high, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
-            const float now = fmaxf(top[r], max_of_quad(high) * scale);
-            shrink[r] = exp2_of(top[r] - now);
-            top[r] = now;
-            float sum = 0.0f;
-#pragma unroll
-            for (int i = 0; i < 16; i++) {
-#pragma unroll
-                for (int j = 0; j < 2; j++) {
-                    float& v = s[4 * i + 2 * r + j];
-                    v = exp2_of(fmaf(v, scale, -now));
-                    sum += v;
-                }
-            }
-            total[r] = total[r] * shrink[r] + sum;
+            now[r] = fmaxf(top[r], max_of_quad(fmaxf(high[2 * r], high[2 * r + 1])) * scale);
+            shrink[r] = exp2_of(top[r] - now[r]);
+            top[r] = now[r];
         }
+#pragma unroll
+        for (int i = 0; i < 64; i++) {
+            s[i] = exp2_of(fmaf(s[i], scale, -now[i % 4 / 2]));
+            sum[i % 4] += s[i];
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) total[r] = total[r] * shrink[r] + (sum[2 * r] + sum[2 * r + 1]);
+    }
+};
+
+// What a program does next: some tokens of a row, for the heads of one KV head.
+struct Work {
+    int kv_head, row, start, query_len, first, oldest, end, last;
+};
+
+struct Rows {
+    const int* starts;
+    const int* seq_lens;
+    int rows, kv_heads, works;
+
+    // Work of this program in its given round, if there is any. The heads of a tile are neighbours, since they read the same
+    // blocks. Late tiles see the most keys: they come first. Every other round the programs take theirs in reverse, so that
+    // all get about as much.
+    __device__ __forceinline__ bool find(int round, Work& w) const {
+        const int number = round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+        if (number >= works) return false;
+        const int lane = threadIdx.x % 32;
+        int tile = (works - 1 - number) / kv_heads;
+        w.kv_head = number % kv_heads;
+        w.row = -1;
+        for (int r = lane; w.row < 0; r += 32) {  // each lane has a row, until the tile is one of these rows'
+            const int start = r < rows ? starts[r] : 0, length = r < rows ? starts[r + 1] - start : 0;
+            const int own = (length + kTokens - 1) / kTokens;
+            int past = own;  // tiles of the rows up to this one
+#pragma unroll
+            for (int d = 1; d < 32; d *= 2) {
+                const int before = __shfl_up_sync(0xffffffff, past, d);
+                if (lane >= d) past += before;
+            }
+            const u32 later = __ballot_sync(0xffffffff, tile < past);
+            if (!later) {
+                tile -= __shfl_sync(0xffffffff, past, 31);
+                continue;
+            }
+            const int owner = __ffs(later) - 1;
+            w.row = __shfl_sync(0xffffffff, r, owner);
+            w.start = __shfl_sync(0xffffffff, start, owner);
+            w.query_len = __shfl_sync(0xffffffff, length, owner);
+            w.first = (tile - __shfl_sync(0xffffffff, past - own, owner)) * kTokens;  // token of the row
+        }
+        const int seq_len = seq_lens[w.row];
+        w.oldest = seq_len - w.query_len + w.first;  // position
+        w.end = w.oldest + kTokens < seq_len ? w.oldest + kTokens : seq_len;
+        w.last = (w.end - 1) / kKeys;  // tile of keys
+        return true;
+    }
+};
+
+// A ring of buffers: barriers that say when buffer i is full, then those that say when it is free.
+template <int stages>
+struct Ring {
+    u32 barriers, buffers;  // addresses
+
+    __device__ __forceinline__ u32 full(int i) const { return barriers + 8 * (i % stages); }
+    __device__ __forceinline__ u32 free(int i) const { return barriers + 8 * (stages + i % stages); }
+    __device__ __forceinline__ u32 buffer(int i, u32 bytes) const { return buffers + i % stages * bytes; }
+    __device__ __forceinline__ void wait_full(int i) const { barrier_wait(full(i), i / stages & 1); }
+    __device__ __forceinline__ void expect(int i, u32 bytes) const {  // by the warp that then asks for the copies
+        barrier_wait(free(i), (i / stages & 1) ^ 1);
+        if (threadIdx.x % 32 == 0) barrier_expect(full(i), bytes);
+        __syncwarp();
+    }
+    __device__ __forceinline__ void release(int i) const {  // by each of eight warps
+        if (threadIdx.x % 32 == 0) barrier_arrive(free(i));
+    }
+    __device__ __forceinline__ void init() const {
+        for (int i = 0; i < stages; i++) barrier_init(full(i), 1), barrier_init(free(i), 8);
     }
 };
 
 extern "C" __global__ void __launch_bounds__(384, 1) prefill_attention(
-    const __grid_constant__ TensorMap cache,  // [blocks, {keys, values} x KV heads x BLOCK_SIZE, HEAD_SIZE]
-    const u16* __restrict__ query,            // [tokens, heads, HEAD_SIZE]
-    const int* __restrict__ starts,           // [rows + 1], each row's first token
-    const int* __restrict__ seq_lens,         // [rows], with the tokens of the query
-    const int* __restrict__ table,            // [slots, ...] block ids
-    const i64* __restrict__ table_rows,       // [rows], the slot of each
-    u16* __restrict__ output,                 // [tokens, heads, HEAD_SIZE] contiguous
-    i64 stride_table, i64 stride_token, i64 stride_head, int rows, int kv_heads, int num_blocks, float scale) {
+    const __grid_constant__ TensorMap queries,  // [tokens, heads, HEAD_SIZE]
+    const __grid_constant__ TensorMap cache,    // [blocks, {keys, values} x KV heads x BLOCK_SIZE, HEAD_SIZE]
+    const int* __restrict__ starts,             // [rows + 1], each row's first token
+    const int* __restrict__ seq_lens,           // [rows], with the tokens of the query
+    const int* __restrict__ table,              // [slots, ...] block ids
+    const i64* __restrict__ table_rows,         // [rows], the slot of each
+    u16* __restrict__ output,                   // [tokens, heads, HEAD_SIZE] contiguous
+    i64 stride_table, int rows, int kv_heads, int works, int num_blocks, float scale) {
     extern __shared__ unsigned char shared[];
-    __shared__ u64 barriers[4 * kStages];
-    const u32 base = (shared_address(shared) + 1023) & ~1023u;
-    const u32 keys_at = base + 2 * kQueryBytes, values_at = keys_at + kStages * kTileBytes;
-    const u32 keys_full = shared_address(barriers), keys_free = keys_full + 8 * kStages;
-    const u32 values_full = keys_free + 8 * kStages, values_free = values_full + 8 * kStages;
+    __shared__ u64 barriers[2 * (1 + kKeyStages + kValueStages)];
+    const u32 base = (shared_address(shared) + 1023) & ~1023u, results_at = base + kRowsBytes, keys_at = results_at + kRowsBytes;
+    const Ring<1> query{shared_address(barriers), base};
+    const Ring<kKeyStages> keys{query.barriers + 16, keys_at};
+    const Ring<kValueStages> values{keys.barriers + 16 * kKeyStages, keys_at + kKeyStages * kTileBytes};
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (threadIdx.x == 0) {
         asm volatile("prefetch.tensormap [%0];" ::"l"(&cache) : "memory");
-        for (int i = 0; i < kStages; i++) {
-            barrier_init(keys_full + 8 * i, 1), barrier_init(values_full + 8 * i, 1);
-            barrier_init(keys_free + 8 * i, 8), barrier_init(values_free + 8 * i, 8);
-        }
+        asm volatile("prefetch.tensormap [%0];" ::"l"(&queries) : "memory");
+        query.init(), keys.init(), values.init();
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         asm volatile("fence.proxy.async;" ::: "memory");
     }
-
-    // The heads of a tile are neighbours, since they read the same blocks. Late tiles see the most keys: they start first.
-    const int kv_head = blockIdx.x % kv_heads;
-    int tile = (gridDim.x - 1 - blockIdx.x) / kv_heads;
-    const int begin = starts[0];
-    int row = -1;  // row r's first tile is at most (its start) / kTokens + r
-    for (int r = lane; r - lane < rows; r += 32)
-        row += __popc(__ballot_sync(0xffffffff, r < rows && (starts[r < rows ? r : 0] - begin) / kTokens + r <= tile));
-    const int start = starts[row], query_len = starts[row + 1] - start, seq_len = seq_lens[row];
-    const int first = (tile - ((start - begin) / kTokens + row)) * kTokens;  // token of the row
-    const int oldest = seq_len - query_len + first;                          // its position
-    const int end = oldest + kTokens < seq_len ? oldest + kTokens : seq_len;
-    const int last = (end - 1) / kKeys;  // tile of keys
-    const int* blocks = table + table_rows[row] * stride_table;
     __syncthreads();
     asm volatile("griddepcontrol.wait;" ::: "memory");
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-    if (first >= query_len) return;
+    const Rows work_of{starts, seq_lens, rows, kv_heads, works};
+    Work w;
+    int done = 0;  // tiles so far
 
     if (warp < 4) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
         if (warp) return;
         // A lane copies one half of one block.
         const int block = lane % kBlocks, half = lane / kBlocks;
-        const int row_keys = kv_head * BLOCK_SIZE, row_values = (kv_heads + kv_head) * BLOCK_SIZE;
         const bool copies = lane < kBlocks * kHalves;
-        const u32 to = half * kKeyHalf + block * BLOCK_SIZE * 128;
-        auto id_of = [&](int n) {  // what lies past the end is filled with zeros: there is no such block
-            const int index = n * kBlocks + block;
-            return copies && n >= 0 && index * BLOCK_SIZE < end ? blocks[index] : num_blocks;
-        };
-        auto ask = [&](u32 full, u32 free, u32 at, int i, int source_row, int id) {
-            const int stage = i % kStages;
-            barrier_wait(free + 8 * stage, (i / kStages & 1) ^ 1);
-            if (lane == 0) barrier_expect(full + 8 * stage, kTileBytes);
-            __syncwarp();
-            if (copies) copy_block(at + stage * kTileBytes + to, &cache, full + 8 * stage, half * 64, source_row, id);
-        };
-        int id = id_of(last), next_id = id_of(last - 1);
-        ask(keys_full, keys_free, keys_at, 0, row_keys, id);
-        for (int i = 0; i <= last; i++) {  // the tile is last - i
-            const int later = id_of(last - i - 2);
-            if (i < last) ask(keys_full, keys_free, keys_at, i + 1, row_keys, next_id);
-            ask(values_full, values_free, values_at, i, row_values, id);
-            id = next_id, next_id = later;
+        const u32 place = half * kTileHalf + block * BLOCK_SIZE * 128;
+        for (int round = 0; work_of.find(round, w); round++) {
+            const int row_keys = w.kv_head * BLOCK_SIZE, row_values = (kv_heads + w.kv_head) * BLOCK_SIZE;
+            const int* blocks = table + table_rows[w.row] * stride_table;
+            auto id_of = [&](int n) {  // what lies past the end is filled with zeros: there is no such block
+                const int index = n * kBlocks + block;
+                return copies && n >= 0 && index * BLOCK_SIZE < w.end ? blocks[index] : num_blocks;
+            };
+            auto ask_keys = [&](int i, int id) {
+                keys.expect(i, kTileBytes);
+                if (copies) copy_box(keys.buffer(i, kTileBytes) + place, &cache, keys.full(i), half * 64, row_keys, id);
+            };
+            auto ask_values = [&](int i, int id) {
+                values.expect(i, kTileBytes);
+                if (copies) copy_box(values.buffer(i, kTileBytes) + place, &cache, values.full(i), half * 64, row_values, id);
+            };
+            int id = id_of(w.last), next_id = id_of(w.last - 1);
+            query.expect(round, kHalves * kTokens * GROUP * 128);
+            if (lane < kHalves)
+                copy_box(base + lane * kRowsHalf, &queries, query.full(round), lane * 64, w.kv_head * GROUP, w.start + w.first);
+            ask_keys(done, id);
+            for (int n = w.last; n >= 0; n--, done++) {
+                const int later = id_of(n - 2);
+                if (n) ask_keys(done + 1, next_id);
+                ask_values(done, id);
+                id = next_id, next_id = later;
+            }
         }
         return;
     }
 
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
     const int group = warp / 4 - 1, thread = threadIdx.x % 128, quad = lane % 4;
-    const u32 mine = base + group * kQueryBytes;
-    const int mine_sync = 1 + group, my_turn = 3 + group, other_turn = 4 - group;  // numbers of barriers
-    constexpr int kPieces = HEAD_SIZE / 8;                                          // of 16 bytes, of a row
-    auto piece_at = [&](int r, int piece) { return mine + piece / 8 * kQueryHalf + r * 128 + ((piece % 8) ^ (r % 8)) * 16; };
-    auto is_there = [&](int packed) { return packed < kTokens * GROUP && first + packed / GROUP < query_len; };
-#pragma unroll
-    for (int i = thread; i < kRows * kPieces; i += 128) {
-        const int r = i / kPieces, piece = i % kPieces, packed = group * kRows + r;
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (is_there(packed))
-            v = *(const uint4*)(query + (start + first + packed / GROUP) * stride_token + (kv_head * GROUP + packed % GROUP) * stride_head + piece * 8);
-        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(piece_at(r, piece)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-    }
-    fence_for_tensor_cores();
-    group_sync(mine_sync, 128);
-
+    const int all_of_group = 1 + group, my_turn = 3 + group, other_turn = 4 - group;  // numbers of barriers
+    const int warp_row = group * kRows + warp % 4 * 16, own_row = warp_row + lane / 4;
+    auto piece_at = [](u32 at, int r, int piece) { return at + piece / 8 * kRowsHalf + r * 128 + ((piece % 8) ^ (r % 8)) * 16; };
     float scores[64], sums[kSums];
-    u32 weights[32];
-    Softmax softmax;
-    const int packed = group * kRows + warp % 4 * 16 + lane / 4;  // of this thread's first row
-    const int seen0 = oldest + packed / GROUP - 2 * quad, seen1 = oldest + (packed + 8) / GROUP - 2 * quad;
-    const u64 query_at = descriptor(mine, 16, 1024);
-
-    auto begin_scores = [&](int stage) {
-        const u64 at = descriptor(keys_at + stage * kTileBytes, 16, 1024);
-        products_begin();
-#pragma unroll
-        for (int k = 0; k < HEAD_SIZE / 16; k++)
-            multiply_scores(
-                scores, query_at + (k / 4 * kQueryHalf + k % 4 * 32) / 16, at + (k / 4 * kKeyHalf + k % 4 * 32) / 16, k > 0);
-        products_commit();
-    };
-    auto begin_sums = [&](int stage) {
-        const u64 at = descriptor(values_at + stage * kTileBytes, kKeyHalf, 1024);
-        products_begin();
-#pragma unroll
-        for (int k = 0; k < kKeys / 16; k++) multiply_values(sums, weights + 4 * k, at + k * (16 * 128 / 16));
-        products_commit();
-    };
-    auto release = [&](u32 free, int stage) {
-        if (lane == 0) barrier_arrive(free + 8 * stage);
-    };
-    auto pack_weights = [&] {
-#pragma unroll
-        for (int i = 0; i < 32; i++) weights[i] = pack(scores[2 * i], scores[2 * i + 1]);
-    };
-
-#pragma unroll
-    for (int i = 0; i < kSums; i++) sums[i] = 0.0f;
-    barrier_wait(keys_full, 0);
-    begin_scores(0);
-    scores_wait<0>(scores);
-    release(keys_free, 0);
-    softmax.take(scores, scale, true, seen0 - last * kKeys, seen1 - last * kKeys);
-    pack_weights();
-
-    // The values of the last block past the end are nobody's, or were another request's: weights of zero do not undo a NaN.
-    barrier_wait(values_full, 0);
-    const int past = end - last * kKeys, all = (past + BLOCK_SIZE - 1) / BLOCK_SIZE * BLOCK_SIZE;
-    if (past < all) {
-        for (int i = thread; i < (all - past) * kPieces; i += 128) {
-            const int r = past + i / kPieces, piece = i % kPieces;
-            asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(values_at + piece / 8 * kKeyHalf + r * 128 + piece % 8 * 16), "r"(0) : "memory");
-        }
-        fence_for_tensor_cores();
-        group_sync(mine_sync, 128);
-    }
+    u32 weights[32], query_of_row[HEAD_SIZE / 4];
     if (group == 1) group_arrive(other_turn, 256);
 
-    // Tile last - i, and the values of tile last - i + 1.
-    auto step = [&](int i, bool masked) __attribute__((always_inline)) {
-        const int stage = i % kStages, before = (i - 1) % kStages, tile = last - i;
-        barrier_wait(keys_full + 8 * stage, i / kStages & 1);
-        group_sync(my_turn, 256);
-        begin_scores(stage);
-        barrier_wait(values_full + 8 * before, (i - 1) / kStages & 1);
-        begin_sums(before);
-        group_arrive(other_turn, 256);
-        scores_wait<1>(scores);
-        release(keys_free, stage);
-        softmax.take(scores, scale, masked, seen0 - tile * kKeys, seen1 - tile * kKeys);
-        sums_wait(sums, weights);
-        release(values_free, before);
+    for (int round = 0; work_of.find(round, w); round++) {
+        const int seen0 = w.oldest + own_row / GROUP - 2 * quad, seen1 = w.oldest + (own_row + 8) / GROUP - 2 * quad;
+        const int whole = (w.oldest + 1) / kKeys;  // tiles that every row sees all of
+        Softmax softmax;
+        auto begin_scores = [&](int tile) {
+            const u64 at = descriptor(keys.buffer(tile, kTileBytes), 16, 1024);
+            products_begin();
 #pragma unroll
-        for (int j = 0; j < kSums; j++) sums[j] *= softmax.shrink[j / 2 % 2];
-        pack_weights();
-    };
-    const int whole = (oldest + 1) / kKeys;  // tiles that every row sees all of
-    int i = 1;
-#pragma unroll 1
-    for (; i <= last && last - i >= whole; i++) step(i, true);
-#pragma unroll 1
-    for (; i <= last; i++) step(i, false);
-    barrier_wait(values_full + 8 * (last % kStages), last / kStages & 1);
-    begin_sums(last % kStages);
-    sums_wait(sums, weights);
+            for (int k = 0; k < HEAD_SIZE / 16; k++)
+                multiply_scores(scores, query_of_row + 4 * k, at + (k / 4 * kTileHalf + k % 4 * 32) / 16, k > 0);
+            products_commit();
+        };
+        auto begin_sums = [&](int tile) {
+            const u64 at = descriptor(values.buffer(tile, kTileBytes), kTileHalf, 1024);
+            products_begin();
+#pragma unroll
+            for (int k = 0; k < kKeys / 16; k++) multiply_values(sums, weights + 4 * k, at + k * (16 * 128 / 16));
+            products_commit();
+        };
+        auto pack_weights = [&] {
+#pragma unroll
+            for (int i = 0; i < 32; i++) weights[i] = pack(scores[2 * i], scores[2 * i + 1]);
+        };
 
-    // Results go through this group's part of the query, so that rows are written whole.
-    float inverse[2];
+        query.wait_full(round);
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float total = softmax.total[r];
-        total += __shfl_xor_sync(0xffffffff, total, 1);
-        total += __shfl_xor_sync(0xffffffff, total, 2);
-        inverse[r] = 1.0f / total;
-    }
-    group_sync(mine_sync, 128);  // all products with the query are done
+        for (int k = 0; k < HEAD_SIZE / 16; k++)
+            load_matrices(query_of_row + 4 * k, piece_at(base, warp_row + lane % 16, 2 * k + lane / 16));
+        query.release(round);
+        keys.wait_full(done);
+        begin_scores(done);
 #pragma unroll
-    for (int j = 0; j < kSums / 4; j++)
+        for (int i = 0; i < kSums; i++) sums[i] = 0.0f;
+        scores_wait<0>(scores);
+        keys.release(done);
+        softmax.take(scores, scale, true, seen0 - w.last * kKeys, seen1 - w.last * kKeys);
+        pack_weights();
+
+        // The values of the last block past the end are nobody's, or were another request's: weights of zero do not undo a NaN.
+        values.wait_full(done);
+        const int past = w.end - w.last * kKeys, all = (past + BLOCK_SIZE - 1) / BLOCK_SIZE * BLOCK_SIZE;
+        if (past < all) {
+            for (int i = thread; i < (all - past) * kPieces; i += 128)
+                store_shared(values.buffer(done, kTileBytes) + i % kPieces / 8 * kTileHalf + (past + i / kPieces) * 128 + i % 8 * 16, make_uint4(0, 0, 0, 0));
+            fence_for_tensor_cores();
+            group_sync(all_of_group, 128);
+        }
+
+        // The scores of tile n, the sums of the tile before it with its values, and beside those the weights of tile n.
+        auto begin = [&](int n, bool masked) __attribute__((always_inline)) {
+            keys.wait_full(done + 1);
+            group_sync(my_turn, 256);
+            begin_scores(done + 1);
+            values.wait_full(done);
+            begin_sums(done);
+            group_arrive(other_turn, 256);
+            scores_wait<1>(scores);
+            keys.release(done + 1);
+            softmax.take(scores, scale, masked, seen0 - n * kKeys, seen1 - n * kKeys);
+        };
+        auto finish = [&]() __attribute__((always_inline)) {
+            sums_wait(sums, weights, scores);
+            values.release(done);
+            if (__any_sync(0xffffffff, softmax.shrink[0] != 1.0f || softmax.shrink[1] != 1.0f)) {
+#pragma unroll
+                for (int j = 0; j < kSums; j++) sums[j] *= softmax.shrink[j / 2 % 2];
+            }
+            pack_weights();
+            done++;
+        };
+        // Between `begin` and `finish` a loop comes round, or the assembler would move the weights behind the wait.
+        int n = w.last - 1;
+        auto tiles_down_to = [&](int stop, bool masked) __attribute__((always_inline)) {
+            if (n < stop) return;
+            begin(n, masked);
+#pragma unroll 1
+            while (true) {
+                finish();
+                if (--n < stop) break;
+                begin(n, masked);
+            }
+        };
+        tiles_down_to(whole, true);
+        tiles_down_to(0, false);
+        values.wait_full(done);
+        begin_sums(done);
+        float inverse[2];
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            const u32 v = pack(sums[4 * j + 2 * r] * inverse[r], sums[4 * j + 2 * r + 1] * inverse[r]);
-            asm volatile("st.shared.u32 [%0], %1;" ::"r"(piece_at(warp % 4 * 16 + lane / 4 + 8 * r, j) + quad * 4), "r"(v) : "memory");
+            float total = softmax.total[r];
+            total += __shfl_xor_sync(0xffffffff, total, 1);
+            total += __shfl_xor_sync(0xffffffff, total, 2);
+            inverse[r] = 1.0f / total;
         }
-    group_sync(mine_sync, 128);
+        sums_wait(sums, weights, scores);
+        values.release(done);
+        done++;
+
+        // Results go through shared memory, so that rows are written whole. A warp reads what it has written itself.
+        u32 at = results_at, row_at = own_row;
+        asm volatile("" : "+r"(at), "+r"(row_at));  // or the places of all pieces would be kept in registers through the loops above
 #pragma unroll
-    for (int i = thread; i < kRows * kPieces; i += 128) {
-        const int r = i / kPieces, piece = i % kPieces, packed = group * kRows + r;
-        uint4 v;
-        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(piece_at(r, piece)) : "memory");
-        if (is_there(packed))
-            *(uint4*)(output + ((i64)(start + first + packed / GROUP) * (kv_heads * GROUP) + kv_head * GROUP + packed % GROUP) * HEAD_SIZE + piece * 8) = v;
+        for (int j = 0; j < kSums / 4; j++)
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+                asm volatile("st.shared.u32 [%0], %1;" ::"r"(piece_at(at, row_at + 8 * r, j) + quad * 4),
+                    "r"(pack(sums[4 * j + 2 * r] * inverse[r], sums[4 * j + 2 * r + 1] * inverse[r])) : "memory");
+        __syncwarp();
+#pragma unroll
+        for (int i = lane; i < 16 * kPieces; i += 32) {
+            const int of = warp_row + i / kPieces, piece = i % kPieces, token = w.first + of / GROUP, head = w.kv_head * GROUP + of % GROUP;
+            const uint4 v = load_shared(piece_at(at, of, piece));
+            if (of < kTokens * GROUP && token < w.query_len)
+                *(uint4*)(output + ((i64)(w.start + token) * (kv_heads * GROUP) + head) * HEAD_SIZE + piece * 8) = v;
+        }
+        __syncwarp();
     }
     if (group == 0) group_sync(my_turn, 256);  // as many waits as arrivals
 }

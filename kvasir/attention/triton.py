@@ -4,7 +4,8 @@ Cache layout [N, 2, K, S, D]. One block is one contiguous piece of memory with i
 block (swap, transfer) is one copy; within it the S tokens of one head lie together, so that a program, which reads
 one KV head, reads runs of S * D elements instead of a row here and a row there.
 
-Long prompts go to cuDNN where it is better (`long_prefill.py`); backends that differ from this one in who computes
+Prompts go to a kernel in CUDA C++ on Hopper (`hopper_prefill.py`), long ones to cuDNN where that one does not serve
+(`long_prefill.py`); backends that differ from this one in who computes
 prompts are made of it (`flash_attn.py`, `flashinfer.py`).
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from kvasir.attention.backend import AttentionBatch, AttentionNeed, GraphSupport
+from kvasir.attention.hopper_prefill import HopperPrefill
 from kvasir.attention.long_prefill import CudnnPrefill
 from kvasir.attention.prefill import Prefill, PrefillProvider, ProvidedRows
 from kvasir.attention.transform import QKTransform
@@ -50,6 +52,13 @@ class TritonBuilder:
 
     def build(self, batch: AttentionBatch) -> TritonMetadata:
         return TritonMetadata(batch, self._prefill.take(batch), _last_tokens(batch))
+
+
+def _default_provider(need: AttentionNeed) -> PrefillProvider | None:
+    """The faster one of those that serve here; nothing has to be installed for either."""
+    if HopperPrefill.refusal(need) is None:
+        return HopperPrefill()
+    return CudnnPrefill() if CudnnPrefill.refusal(need) is None else None
 
 
 def _last_tokens(batch: AttentionBatch) -> AttentionBatch | None:
@@ -157,7 +166,7 @@ class TritonBackend:
 
     @staticmethod
     def make_builder(need: AttentionNeed) -> TritonBuilder:
-        return TritonBuilder(need, CudnnPrefill() if CudnnPrefill.refusal(need) is None else None)
+        return TritonBuilder(need, _default_provider(need))
 
     @staticmethod
     def make_impl(

@@ -6,13 +6,17 @@ SCRATCH_BLOCK = 0
 """Synthetic rows write their keys and values here; nothing reads it before a real request overwrites it."""
 
 
-def synthetic_plan(
-    step_id: int, num_tokens: int, num_rows: int, max_model_len: int, block_size: int
-) -> SchedulerOutput:
-    """`num_rows` prompts that share `num_tokens` tokens evenly; all rows sample, all but one within limits."""
+def even_shares(num_tokens: int, num_rows: int) -> list[int]:
+    """The lengths of `num_rows` prompts, or of as many as there are tokens, that share `num_tokens` tokens."""
     num_rows = max(1, min(num_rows, num_tokens))
     share, rest = divmod(num_tokens, num_rows)
-    lens = [min(max_model_len - 1, share + (i < rest)) for i in range(num_rows)]
+    return [share + (i < rest) for i in range(num_rows)]
+
+
+def synthetic_plan(step_id: int, lens: list[int], max_model_len: int, block_size: int) -> SchedulerOutput:
+    """Prompts of `lens` tokens, less if the model takes less; all rows sample, all but one within limits."""
+    lens = [min(max_model_len - 1, n) for n in lens]
+    num_rows = len(lens)
     params = [SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, top_k=20, top_p=0.9)]
     return SchedulerOutput(
         step_id=step_id,

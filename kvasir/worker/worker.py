@@ -27,7 +27,7 @@ from kvasir.worker.outputs import PendingStep
 from kvasir.worker.profile import StepProfiler
 from kvasir.worker.runner import ModelRunner
 from kvasir.worker.states import RequestStates
-from kvasir.worker.warmup import synthetic_decode, synthetic_end, synthetic_plan
+from kvasir.worker.warmup import even_shares, synthetic_decode, synthetic_end, synthetic_plan
 
 logger = get_logger(__name__)
 
@@ -279,7 +279,7 @@ class Worker:
 
     def _run_largest(self) -> None:
         tokens, rows = self._settings.max_num_batched_tokens, self._settings.max_num_seqs
-        self._run_synthetic(tokens, min(rows, tokens))
+        self._run_synthetic(even_shares(tokens, rows))
 
     def _plan_memory(self, weights: int, activations: int, bytes_per_block: int) -> MemoryPlan:
         settings = self._settings
@@ -316,14 +316,18 @@ class Worker:
         largest = max((0, *settings.cudagraph_mixed_sizes))
         for tokens, rows in ((MIN_SHARED_ROWS * long, MIN_SHARED_ROWS), (largest + 1, 1)):
             if largest < tokens <= settings.max_num_batched_tokens:  # a step that is not padded to a captured size
-                self._run_synthetic(tokens, min(rows, settings.max_num_seqs))
+                self._run_synthetic(even_shares(tokens, min(rows, settings.max_num_seqs)))
                 break
+        if settings.max_num_seqs > 1 and largest + 3 <= settings.max_num_batched_tokens:
+            self._run_synthetic([2, largest + 1])  # short prompts and long ones have kernels of their own
         for rows in reversed(self._platform.row_kinds):
-            self._run_synthetic(min(2 * rows, settings.max_num_batched_tokens), min(rows, settings.max_num_seqs))
+            self._run_synthetic(
+                even_shares(min(2 * rows, settings.max_num_batched_tokens), min(rows, settings.max_num_seqs))
+            )
 
-    def _run_synthetic(self, num_tokens: int, num_rows: int) -> None:
+    def _run_synthetic(self, lens: list[int]) -> None:
         settings = self._settings
-        prefill = synthetic_plan(-3, num_tokens, num_rows, settings.max_model_len, settings.block_size)
+        prefill = synthetic_plan(-3, lens, settings.max_model_len, settings.block_size)
         for plan in (prefill, synthetic_decode(-2, prefill)):
             self.execute_model(plan)
             self.sample_tokens(plan.step_id).result()

@@ -112,7 +112,7 @@ def test_tensors_without_memory_launch_the_variants_of_those_with(
 ) -> None:
     args = EngineArgs(model=str(checkpoint("qwen3") if model == "tiny" else model), load_format="dummy", **options)
     expected = facts_of(queued_by_start(args))
-    assert len(expected) > 20
+    assert len(expected) >= 20
     assert facts_of(noted(monkeypatch, args, CARD)) == expected
 
 

@@ -11,7 +11,9 @@ from kvasir.attention.reference import ReferenceBackend
 from tests.attention.ragged import Shape, Step, expected, fill_cache, make_step, need_of, random_lens, run_backend
 
 pytest.importorskip("triton")
-from kvasir.attention import long_prefill
+from kvasir.attention import hopper_prefill, long_prefill
+from kvasir.attention.hopper_prefill import HopperPrefill
+from kvasir.attention.prefill import Prefill
 from kvasir.attention.triton import TritonBackend, TritonMetadata, cache_views
 from kvasir.ops.triton import paged_attention as launch
 
@@ -73,6 +75,12 @@ def test_long_prompt_and_long_context() -> None:
     check(make_step([(2, 1), (3000, 200), (0, 1500)], QWEN, torch.bfloat16, 2))
 
 
+@pytest.fixture
+def no_cuda_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HopperPrefill, "refusal", staticmethod(lambda need: "not in this test"))
+
+
+@pytest.mark.usefixtures("no_cuda_prefill")
 @pytest.mark.parametrize("shape", [QWEN, LLAMA, Shape(4, 2, 64, 64)])
 @pytest.mark.parametrize(
     "lens",
@@ -103,7 +111,79 @@ def test_a_shared_prefix_is_read_once(rows: int, shared: int, shape: Shape) -> N
 
 
 @pytest.fixture
-def overlap_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of a test, short ones too, have to go to the kernel in CUDA C++, and it must not give them back."""
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs a card of compute capability 9")
+    monkeypatch.setattr(hopper_prefill, "MIN_QUERY", 2)
+    monkeypatch.setattr(Prefill, "give_up", lambda prefill, error: pytest.fail(f"it gave up: {error}"))
+    monkeypatch.setattr(launch, "_prefill", None)
+
+
+IN_CUDA = [
+    QWEN,
+    LLAMA,
+    Shape(3, 3, 128, 32),
+    Shape(14, 2, 128, 64),
+    Shape(8, 1, 128, 128),
+    Shape(15, 3, 128, 16),
+    Shape(128, 1, 128, 16),
+    Shape(48, 1, 128, 64),
+    Shape(14, 2, 64, 16),
+    Shape(4, 4, 64, 64),
+]
+"""One to 128 query heads a KV head; with 3, 5, 7 and 48 of them a tile of 128 rows is not full."""
+
+
+@pytest.mark.usefixtures("cuda_only")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", IN_CUDA)
+@pytest.mark.parametrize("kind", ["prefill", "chunk", "mixed"])
+def test_prefill_in_cuda(kind: str, shape: Shape, dtype: torch.dtype) -> None:
+    for seed in (30, 31):
+        lens = [
+            (context, max(query, 2) if kind != "mixed" else query)
+            for context, query in random_lens(kind, seed, longest=700)
+        ]
+        check(make_step(sorted(lens, key=lambda row: row[1]), shape, dtype, seed))
+
+
+@pytest.mark.usefixtures("cuda_only")
+@pytest.mark.parametrize("shape", [QWEN, Shape(7, 1, 128, 16), Shape(2, 1, 64, 64)])
+@pytest.mark.parametrize("context", [0, 1, 62, 63, 64, 65, 127, 128, 1000])
+def test_prefill_in_cuda_where_tiles_end(context: int, shape: Shape) -> None:
+    lens = [(context, query) for query in (2, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 129, 257)]
+    check(make_step(lens, shape, torch.bfloat16, context))
+
+
+@pytest.mark.usefixtures("cuda_only")
+@pytest.mark.parametrize("rows", [33, 300])
+def test_prefill_in_cuda_of_many_rows(rows: int) -> None:
+    queries = sorted(2 + int(n) for n in torch.randint(0, 90, (rows,), generator=torch.Generator().manual_seed(rows)))
+    check(make_step([(query % 50, query) for query in queries], QWEN, torch.bfloat16, rows))
+
+
+@pytest.mark.usefixtures("cuda_only")
+@pytest.mark.parametrize("lens", [[(0, 4096)], [(40, 1), (700, 2500), (9000, 3100)]])
+def test_prefill_in_cuda_of_long_rows(lens: list[tuple[int, int]]) -> None:
+    check(make_step(lens, QWEN, torch.bfloat16, 5))
+
+
+@pytest.mark.usefixtures("cuda_only")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_prefill_in_cuda_of_scores_far_apart(dtype: torch.dtype) -> None:
+    check(make_step([(900, 70), (0, 600)], QWEN, dtype, 4), scale=1.0)
+
+
+@pytest.mark.usefixtures("cuda_only")
+def test_prefill_in_cuda_is_the_same_every_time() -> None:
+    step = make_step([(300, 400), (0, 900)], QWEN, torch.bfloat16, 6)
+    first, again = (run_backend(TritonBackend, step, 0.1, device="cuda") for _ in range(2))
+    assert torch.equal(first, again)
+
+
+@pytest.fixture
+def overlap_only(no_cuda_prefill: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts of a test have to go to the kernel for Hopper: the other one is not there."""
     if launch.prefill_overlap is None or torch.cuda.get_device_capability()[0] != 9:
         pytest.skip("needs a card of compute capability 9 and Triton 3.6")

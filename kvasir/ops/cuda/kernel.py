@@ -19,6 +19,7 @@ import torch
 from kvasir import envs
 from kvasir.ops.cuda import driver, nvrtc
 from kvasir.ops.cuda.tensor_map import TensorMap
+from kvasir.ops.target import Target
 
 Value = ctypes.c_void_p | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | TensorMap
 _CLUSTER, _DEPENDENT = 4, 6  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, _PROGRAMMATIC_STREAM_SERIALIZATION
@@ -45,6 +46,20 @@ def source_folder() -> Path | None:
     package = Path(__file__).parents[2]
     places = (package.parent / "csrc" / "cuda", package / "assets" / "cuda")
     return next((place for place in places if place.is_dir()), None)
+
+
+def refusal(target: Target) -> str | None:
+    """None where our kernels in CUDA C++ serve, else the reason why not."""
+    if target.capability == (0, 0):
+        return "no CUDA card"
+    major, minor = target.capability
+    if major != 9:  # newer ones have other amounts of shared memory, and were not tried
+        return f"made for compute capability 9.0, this card has {major}.{minor}"
+    if source_folder() is None:
+        return "the sources in csrc/cuda are not there"
+    if nvrtc.library_path() is None:
+        return "the compiler libnvrtc, which comes with torch, was not found"
+    return None
 
 
 class Recipe(msgspec.Struct, frozen=True):

@@ -7,24 +7,10 @@ from typing import Any
 
 import torch
 
-from kvasir.ops.cuda import nvrtc
-from kvasir.ops.cuda.kernel import source_folder
+from kvasir.ops.cuda.kernel import refusal as refusal
 from kvasir.ops.cuda.skinny_linear import BLOCK, MAX_ROWS, SkinnyConfig, skinny_config, skinny_linear
-from kvasir.ops.target import Target, target_of
+from kvasir.ops.target import target_of
 from kvasir.ops.triton import linear as triton_linear
-
-
-def refusal(target: Target) -> str | None:
-    if target.capability == (0, 0):
-        return "no CUDA card"
-    major, minor = target.capability
-    if major != 9:  # newer ones have other amounts of shared memory, and were not tried
-        return f"made for compute capability 9.0, this card has {major}.{minor}"
-    if source_folder() is None:
-        return "the sources in csrc/cuda are not there"
-    if nvrtc.library_path() is None:
-        return "the compiler libnvrtc, which comes with torch, was not found"
-    return None
 
 
 def _config(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> SkinnyConfig | None:

@@ -1,6 +1,7 @@
 """Attention of prompts on Hopper: the variants of `csrc/cuda/prefill_attention.cu`, and its launch."""
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -15,7 +16,7 @@ BLOCK_SIZES = (16, 32, 64, 128)
 ROWS = 128
 """Packed rows of a program: query tokens times the heads that share a KV head."""
 _THREADS = 384
-_KEYS, _STAGES = 128, 2
+_KEYS, _KEY_STAGES, _VALUE_STAGES = 128, 3, 2
 _LOG2E = 1.4426950408889634
 
 
@@ -24,7 +25,8 @@ def kernel_for(head_size: int, group: int, block_size: int, dtype: torch.dtype, 
     defines = {
         "HEAD_SIZE": head_size, "GROUP": group, "BLOCK_SIZE": block_size, "HALF": int(dtype == torch.float16)
     }  # fmt: skip
-    shared = 2 * head_size * (ROWS + 2 * _STAGES * _KEYS) + 1024  # its parts begin at multiples of 1,024
+    tiles = 2 * ROWS + (_KEY_STAGES + _VALUE_STAGES) * _KEYS  # of the query and of the result, of keys and of values
+    shared = 2 * head_size * tiles + 1024  # its parts begin at multiples of 1,024
     return Kernel("prefill_attention.cu", "prefill_attention", defines, _THREADS, shared, capability)
 
 
@@ -36,11 +38,11 @@ def prefill_attention(
     seq_lens: torch.Tensor,  # [R] int32
     block_table: torch.Tensor,  # [M, max_blocks] int32
     table_rows: torch.Tensor,  # [R] int64
-    num_tokens: int,
+    query_lens: Sequence[int],  # of the R rows
     scale: float,
     output: torch.Tensor,  # [T, H, D] contiguous
 ) -> None:
-    """Causal attention of R rows with `num_tokens` tokens in all, which may begin anywhere in `query`.
+    """Causal attention of R rows, which may begin anywhere in `query`.
 
     Raises:
         ValueError: the cache does not lie as above.
@@ -53,16 +55,22 @@ def prefill_attention(
         or value_cache.storage_offset() - key_cache.storage_offset() != kv_heads * block_size * head_size
     ):
         raise ValueError("keys and values of a block must be one piece of memory, [2, KV heads, block size, head size]")
-    rows, group = seq_lens.shape[0], query.shape[1] // kv_heads
+    tokens, heads, _ = query.shape
+    group, target = heads // kv_heads, target_of(query.device)
     tokens_of_program = ROWS // group
+    query_map = TensorMap(
+        query.data_ptr(), query.dtype, (head_size, heads, tokens), (query.stride(1) * size, query.stride(0) * size),
+        (64, group, tokens_of_program),
+    )  # fmt: skip
     cache_map = TensorMap(
         key_cache.data_ptr(), key_cache.dtype, (head_size, 2 * kv_heads * block_size, blocks),
         (head_size * size, key_cache.stride(0) * size), (64, block_size, 1),
     )  # fmt: skip
-    kernel = kernel_for(head_size, group, block_size, query.dtype, target_of(query.device).capability)
+    works = sum(-(-length // tokens_of_program) for length in query_lens) * kv_heads
+    kernel = kernel_for(head_size, group, block_size, query.dtype, target.capability)
     kernel.launch(
-        ((num_tokens // tokens_of_program + rows) * kv_heads, 1), 1, pdl.enabled(query.device),
-        cache_map, *map(pointer, (query, query_start_loc, seq_lens, block_table, table_rows, output)),
-        *map(ctypes.c_longlong, (block_table.stride(0), query.stride(0), query.stride(1))),
-        *map(ctypes.c_int, (rows, kv_heads, blocks)), ctypes.c_float(scale * _LOG2E),
+        (min(works, target.processors), 1), 1, pdl.enabled(query.device), query_map, cache_map,
+        *map(pointer, (query_start_loc, seq_lens, block_table, table_rows, output)),
+        ctypes.c_longlong(block_table.stride(0)), *map(ctypes.c_int, (len(query_lens), kv_heads, works, blocks)),
+        ctypes.c_float(scale * _LOG2E),
     )  # fmt: skip
