@@ -39,6 +39,8 @@ constexpr int kRowsHalf = 2 * kRows * 128;  // bytes, of query or result
 constexpr int kTileHalf = kKeys * 128;
 constexpr int kRowsBytes = kHalves * kRowsHalf;
 constexpr int kTileBytes = kHalves * kTileHalf;
+constexpr int kCopyRegisters = 40, kWorkRegisters = 232;  // of a thread, in group 0 and in the others
+static_assert(kCopyRegisters + 2 * kWorkRegisters <= 3 * 168, "384 threads begin with 168 each, and would wait forever for more");
 constexpr float kNothing = -1e30f;  // below every score
 
 struct alignas(64) TensorMap { u64 words[16]; };
@@ -311,7 +313,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) prefill_attention(
     int done = 0;  // tiles so far
 
     if (warp < 4) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCopyRegisters));
         if (warp) return;
         // A lane copies one half of one block.
         const int block = lane % kBlocks, half = lane / kBlocks;
@@ -347,7 +349,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) prefill_attention(
         return;
     }
 
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kWorkRegisters));
     const int group = warp / 4 - 1, thread = threadIdx.x % 128, quad = lane % 4;
     const int all_of_group = 1 + group, my_turn = 3 + group, other_turn = 4 - group;  // numbers of barriers
     const int warp_row = group * kRows + warp % 4 * 16, own_row = warp_row + lane / 4;
