@@ -28,13 +28,7 @@ constexpr int kHalves = HEAD_SIZE / 64;
 constexpr int kPieces = HEAD_SIZE / 8;  // of 16 bytes, of a row
 constexpr int kBlocks = kKeys / BLOCK_SIZE;
 constexpr int kSums = HEAD_SIZE / 2;  // registers
-#ifndef KEY_STAGES
-#define KEY_STAGES 3
-#endif
-#ifndef VALUE_STAGES
-#define VALUE_STAGES 2
-#endif
-constexpr int kKeyStages = KEY_STAGES, kValueStages = VALUE_STAGES;
+constexpr int kKeyStages = 3, kValueStages = 2;
 constexpr int kRowsHalf = 2 * kRows * 128;  // bytes, of query or result
 constexpr int kTileHalf = kKeys * 128;
 constexpr int kRowsBytes = kHalves * kRowsHalf;
@@ -213,8 +207,13 @@ struct Softmax {
 };
 
 // What a program does next: some tokens of a row, for the heads of one KV head.
-struct Work {
-    int kv_head, row, start, query_len, first, oldest, end, last;
+struct alignas(16) Work {
+    int kv_head, start, query_len, first, oldest, end, last, row;
+    __device__ __forceinline__ bool exists() const { return last >= 0; }
+    __device__ __forceinline__ static Work at(u32 slot) {
+        const uint4 a = load_shared(slot), b = load_shared(slot + 16);
+        return {(int)a.x, (int)a.y, (int)a.z, (int)a.w, (int)b.x, (int)b.y, (int)b.z, (int)b.w};
+    }
 };
 
 struct Rows {
@@ -222,12 +221,12 @@ struct Rows {
     const int* seq_lens;
     int rows, kv_heads, works;
 
-    // Work of this program in its given round, if there is any. The heads of a tile are neighbours, since they read the same
-    // blocks. Late tiles see the most keys: they come first. Every other round the programs take theirs in reverse, so that
-    // all get about as much.
-    __device__ __forceinline__ bool find(int round, Work& w) const {
-        const int number = round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-        if (number >= works) return false;
+    // By a whole warp. The heads of a tile are neighbours, since they read the same blocks. Late tiles see the most keys:
+    // they come first.
+    __device__ __forceinline__ Work find(int number) const {
+        Work w;
+        w.last = -1;
+        if (number >= works) return w;
         const int lane = threadIdx.x % 32;
         int tile = (works - 1 - number) / kv_heads;
         w.kv_head = number % kv_heads;
@@ -256,7 +255,7 @@ struct Rows {
         w.oldest = seq_len - w.query_len + w.first;  // position
         w.end = w.oldest + kTokens < seq_len ? w.oldest + kTokens : seq_len;
         w.last = (w.end - 1) / kKeys;  // tile of keys
-        return true;
+        return w;
     }
 };
 
@@ -269,12 +268,14 @@ struct Ring {
     __device__ __forceinline__ u32 free(int i) const { return barriers + 8 * (stages + i % stages); }
     __device__ __forceinline__ u32 buffer(int i, u32 bytes) const { return buffers + i % stages * bytes; }
     __device__ __forceinline__ void wait_full(int i) const { barrier_wait(full(i), i / stages & 1); }
+    __device__ __forceinline__ void wait_free(int i) const { barrier_wait(free(i), (i / stages & 1) ^ 1); }
     __device__ __forceinline__ void expect(int i, u32 bytes) const {  // by the warp that then asks for the copies
-        barrier_wait(free(i), (i / stages & 1) ^ 1);
+        wait_free(i);
         if (threadIdx.x % 32 == 0) barrier_expect(full(i), bytes);
         __syncwarp();
     }
     __device__ __forceinline__ void release(int i) const {  // by each of eight warps
+        __syncwarp();
         if (threadIdx.x % 32 == 0) barrier_arrive(free(i));
     }
     __device__ __forceinline__ void init() const {
@@ -290,26 +291,27 @@ extern "C" __global__ void __launch_bounds__(384, 1) prefill_attention(
     const int* __restrict__ table,              // [slots, ...] block ids
     const i64* __restrict__ table_rows,         // [rows], the slot of each
     u16* __restrict__ output,                   // [tokens, heads, HEAD_SIZE] contiguous
+    int* __restrict__ counters,                 // [2] zeros, and zeros again in the end
     i64 stride_table, int rows, int kv_heads, int works, int num_blocks, float scale) {
     extern __shared__ unsigned char shared[];
-    __shared__ u64 barriers[2 * (1 + kKeyStages + kValueStages)];
+    __shared__ u64 barriers[2 * (1 + kKeyStages + kValueStages + 2)];
+    __shared__ Work slots[2];
     const u32 base = (shared_address(shared) + 1023) & ~1023u, results_at = base + kRowsBytes, keys_at = results_at + kRowsBytes;
     const Ring<1> query{shared_address(barriers), base};
     const Ring<kKeyStages> keys{query.barriers + 16, keys_at};
     const Ring<kValueStages> values{keys.barriers + 16 * kKeyStages, keys_at + kKeyStages * kTileBytes};
+    const Ring<2> next{values.barriers + 16 * kValueStages, 0};  // of slots
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (threadIdx.x == 0) {
         asm volatile("prefetch.tensormap [%0];" ::"l"(&cache) : "memory");
         asm volatile("prefetch.tensormap [%0];" ::"l"(&queries) : "memory");
-        query.init(), keys.init(), values.init();
+        query.init(), keys.init(), values.init(), next.init();
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         asm volatile("fence.proxy.async;" ::: "memory");
     }
     __syncthreads();
     asm volatile("griddepcontrol.wait;" ::: "memory");
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-    const Rows work_of{starts, seq_lens, rows, kv_heads, works};
-    Work w;
     int done = 0;  // tiles so far
 
     if (warp < 4) {
@@ -319,7 +321,17 @@ extern "C" __global__ void __launch_bounds__(384, 1) prefill_attention(
         const int block = lane % kBlocks, half = lane / kBlocks;
         const bool copies = lane < kBlocks * kHalves;
         const u32 place = half * kTileHalf + block * BLOCK_SIZE * 128;
-        for (int round = 0; work_of.find(round, w); round++) {
+        const Rows work_of{starts, seq_lens, rows, kv_heads, works};
+        int number = blockIdx.x;
+        for (int round = 0;; round++) {
+            const Work w = work_of.find(number);
+            next.wait_free(round);
+            if (lane == 0) {
+                slots[round % 2] = w;
+                barrier_arrive(next.full(round));
+            }
+            if (!w.exists()) break;
+            if (lane == 0) number = gridDim.x + atomicAdd(&counters[0], 1);  // its answer is wanted at the end of this work
             const int row_keys = w.kv_head * BLOCK_SIZE, row_values = (kv_heads + w.kv_head) * BLOCK_SIZE;
             const int* blocks = table + table_rows[w.row] * stride_table;
             auto id_of = [&](int n) {  // what lies past the end is filled with zeros: there is no such block
@@ -345,7 +357,9 @@ extern "C" __global__ void __launch_bounds__(384, 1) prefill_attention(
                 ask_values(done, id);
                 id = next_id, next_id = later;
             }
+            number = __shfl_sync(0xffffffff, number, 0);
         }
+        if (lane == 0 && atomicAdd(&counters[1], 1) == gridDim.x - 1) counters[0] = counters[1] = 0;  // nobody asks any more
         return;
     }
 
@@ -358,7 +372,11 @@ extern "C" __global__ void __launch_bounds__(384, 1) prefill_attention(
     u32 weights[32], query_of_row[HEAD_SIZE / 4];
     if (group == 1) group_arrive(other_turn, 256);
 
-    for (int round = 0; work_of.find(round, w); round++) {
+    for (int round = 0;; round++) {
+        next.wait_full(round);
+        const u32 slot = shared_address(slots + round % 2);
+        const Work w = Work::at(slot);
+        if (!w.exists()) break;
         const int seen0 = w.oldest + own_row / GROUP - 2 * quad, seen1 = w.oldest + (own_row + 8) / GROUP - 2 * quad;
         const int whole = (w.oldest + 1) / kKeys;  // tiles that every row sees all of
         Softmax softmax;
@@ -457,21 +475,24 @@ extern "C" __global__ void __launch_bounds__(384, 1) prefill_attention(
         done++;
 
         // Results go through shared memory, so that rows are written whole. A warp reads what it has written itself.
-        u32 at = results_at, row_at = own_row;
-        asm volatile("" : "+r"(at), "+r"(row_at));  // or the places of all pieces would be kept in registers through the loops above
+        u32 at = results_at, own = own_row, first = warp_row;
+        asm volatile("" : "+r"(at), "+r"(own), "+r"(first));  // or all places would be kept in registers through the loops above
+        const Work of_rows = Work::at(slot);        // for the same reason
+        next.release(round);
 #pragma unroll
         for (int j = 0; j < kSums / 4; j++)
 #pragma unroll
             for (int r = 0; r < 2; r++)
-                asm volatile("st.shared.u32 [%0], %1;" ::"r"(piece_at(at, row_at + 8 * r, j) + quad * 4),
+                asm volatile("st.shared.u32 [%0], %1;" ::"r"(piece_at(at, own + 8 * r, j) + quad * 4),
                     "r"(pack(sums[4 * j + 2 * r] * inverse[r], sums[4 * j + 2 * r + 1] * inverse[r])) : "memory");
         __syncwarp();
 #pragma unroll
         for (int i = lane; i < 16 * kPieces; i += 32) {
-            const int of = warp_row + i / kPieces, piece = i % kPieces, token = w.first + of / GROUP, head = w.kv_head * GROUP + of % GROUP;
-            const uint4 v = load_shared(piece_at(at, of, piece));
-            if (of < kTokens * GROUP && token < w.query_len)
-                *(uint4*)(output + ((i64)(w.start + token) * (kv_heads * GROUP) + head) * HEAD_SIZE + piece * 8) = v;
+            const int packed = first + i / kPieces, piece = i % kPieces;
+            const int token = of_rows.first + packed / GROUP, head = of_rows.kv_head * GROUP + packed % GROUP;
+            const uint4 v = load_shared(piece_at(at, packed, piece));
+            if (packed < kTokens * GROUP && token < of_rows.query_len)
+                *(uint4*)(output + ((i64)(of_rows.start + token) * (kv_heads * GROUP) + head) * HEAD_SIZE + piece * 8) = v;
         }
         __syncwarp();
     }

@@ -30,6 +30,12 @@ def kernel_for(head_size: int, group: int, block_size: int, dtype: torch.dtype, 
     return Kernel("prefill_attention.cu", "prefill_attention", defines, _THREADS, shared, capability)
 
 
+@cache
+def _counters(device: torch.device) -> torch.Tensor:
+    """[2] zeros, by which programs take their work; each launch leaves zeros behind."""
+    return torch.zeros(2, dtype=torch.int32, device=device)
+
+
 def prefill_attention(
     query: torch.Tensor,  # [T, H, D], last dimension contiguous
     key_cache: torch.Tensor,  # [N, S, K, D], a view of [N, 2, K, S, D] as is value_cache
@@ -70,7 +76,7 @@ def prefill_attention(
     kernel = kernel_for(head_size, group, block_size, query.dtype, target.capability)
     kernel.launch(
         (min(works, target.processors), 1), 1, pdl.enabled(query.device), query_map, cache_map,
-        *map(pointer, (query_start_loc, seq_lens, block_table, table_rows, output)),
+        *map(pointer, (query_start_loc, seq_lens, block_table, table_rows, output, _counters(query.device))),
         ctypes.c_longlong(block_table.stride(0)), *map(ctypes.c_int, (len(query_lens), kv_heads, works, blocks)),
         ctypes.c_float(scale * _LOG2E),
     )  # fmt: skip
