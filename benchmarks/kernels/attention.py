@@ -24,6 +24,7 @@ import triton
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from triton.runtime.jit import JITFunction
 
+from kvasir.ops.cuda.prefill_attention import prefill_attention
 from kvasir.ops.triton import paged_attention as launch
 from kvasir.ops.triton.kv_write import reshape_and_cache
 from kvasir.ops.triton.norm import add_rms_norm
@@ -40,6 +41,12 @@ DECODE = [(32, 640), (256, 576), (16, 16000), (1, 2000), (32, 128), (32, 2048), 
 PREFILL_HEADS = [*HEADS, (14, 2, 64)]
 PREFILL = {
     "32 of 512": [(0, 512)] * 32,
+    "8 of 128": [(0, 128)] * 8,
+    "64 of 128": [(0, 128)] * 64,
+    "256 of 64": [(0, 64)] * 256,
+    "2 of 1,024": [(0, 1024)] * 2,
+    "16 of 256 on 1,000": [(1000, 256)] * 16,
+    "4 of 2,048 on 6,144": [(6144, 2048)] * 4,
     "8,192": [(0, 8192)],
     "1,024 on 7,168": [(7168, 1024)],
     "8,192 on 8,192": [(8192, 8192)],
@@ -183,17 +190,30 @@ class Prompts:
         self.views = cache[:, 0].transpose(1, 2), cache[:, 1].transpose(1, 2)
         tokens = sum(new for _, new in lens)
         self.query = torch.randn(tokens, num_heads, head_size, device="cuda", dtype=torch.bfloat16)
-        self.mixed = any(new == 1 for _, new in lens)
+        self.query_lens = [new for _, new in lens]
+        self.num_decodes = self.query_lens.count(1)  # they come first
+        self.mixed = self.num_decodes > 0
         pairs = sum(new * context + new * (new + 1) / 2 for context, new in lens if new > 1)
         self.flops = 4 * num_heads * head_size * pairs
 
-    def attend(self, config: launch.PrefillConfig | None) -> tuple[float, torch.Tensor]:
-        """Seconds, and the output. None: whatever the engine launches."""
+    def attend(self, config: launch.PrefillConfig | str | None) -> tuple[float, torch.Tensor]:
+        """Seconds, and the output. None: the best in Triton; "cuda": the kernel in CUDA C++."""
         output = torch.zeros_like(self.query)  # of decode rows nothing is written
+        if isinstance(config, str):
+            graph = graph_of(lambda: self._attend_in_cuda(output))
+            return seconds(graph.replay), output
         common = launch._common_arguments(self.query, self.views[0], self.query.shape[2] ** -0.5, None, None)
         where = self.query, *self.views, self.rows, output
         graph = graph_of(lambda: launch._prefill(*where, 0, common, config, self.mixed))
         return seconds(graph.replay), output
+
+    def _attend_in_cuda(self, output: torch.Tensor) -> None:
+        lens = self.query_lens[self.num_decodes :]
+        rows, scale = self.rows, self.query.shape[2] ** -0.5
+        prefill_attention(
+            self.query, *self.views, rows.query_start_loc[self.num_decodes :], rows.seq_lens[self.num_decodes :],
+            rows.block_table, rows.table_rows[self.num_decodes :], lens, scale, output,
+        )  # fmt: skip
 
 
 def prefill(sweep: bool) -> None:
@@ -203,13 +223,15 @@ def prefill(sweep: bool) -> None:
         prompts = Prompts(lens, num_heads, num_kv_heads, head_size)
         shape = {"heads": num_heads, "kv_heads": num_kv_heads, "head_size": head_size, "case": name}
         plain = launch.prefill_config(head_size, torch.bfloat16)
-        candidates = [None, plain]
+        candidates = [None, "cuda", plain]
         if sweep:
             candidates += [config for config in PREFILL_CONFIGS if config != plain]
         first = None
         for config in candidates:
             fields = {"what": "prefill", **shape, "default": config is None}
-            if config is not None:
+            if isinstance(config, str):
+                fields["kernel"] = config
+            elif config is not None:
                 fields |= {"block_m": config.block_m, "block_n": config.block_n, "warps": config.num_warps,
                            "stages": config.num_stages}
             else:
