@@ -32,9 +32,13 @@ def run(argv: Sequence[str]) -> int:
 
 def _throughput(argv: Sequence[str]) -> int:
     from kvasir.bench.offline import throughput
+    from kvasir.observability.step_report import figure_lines
 
     parser = _parser("throughput", "Tokens per second of the LLM class with all prompts at once.")
     _add_shape(parser, num_prompts=64, input_len=128, output_len=64)
+    parser.add_argument(
+        "--num-warmups", type=int, default=0, metavar="N", help="Runs of the same shape before the one that counts. [0]"
+    )
     EngineArgs.add_cli_args(parser)
     given = parser.parse_args(argv)
     found = throughput(
@@ -45,13 +49,13 @@ def _throughput(argv: Sequence[str]) -> int:
         spread=given.length_spread,
         seed=given.bench_seed,
         vocab=_vocab(given.vocab),
+        warmups=given.num_warmups,
     )
     text = (
         f"{found['num_prompts']} prompts in {found['duration_s']:.2f} s: {found['requests_per_s']:.2f} req/s, "
         f"{found['output_tokens_per_s']:.1f} output tok/s, {found['total_tokens_per_s']:.1f} total tok/s"
     )
-    if "step_times" in found:
-        text += f"\n{found['step_times']}"
+    text = "\n".join([text, *figure_lines(found.get("step_times", {}))])
     return _show("throughput", found, text, given)
 
 

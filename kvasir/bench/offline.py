@@ -4,11 +4,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kvasir.bench.stats import summary
-from kvasir.bench.workload import random_tokens
+from kvasir.bench.workload import Ask, random_tokens
 from kvasir.config import EngineArgs
 from kvasir.errors import ConfigError
 from kvasir.messages import RequestOutput, SchedulerStats, StepPhases
-from kvasir.observability.log_line import add_to, phase_text
+from kvasir.observability.step_report import add_phases, no_phases, phase_figures
 
 if TYPE_CHECKING:
     from kvasir import LLM
@@ -26,14 +26,19 @@ def throughput(
     spread: float,
     seed: int,
     vocab: tuple[int, int],
+    warmups: int = 0,
 ) -> dict[str, Any]:
-    """All prompts at once, as fast as they go."""
+    """All prompts at once, as fast as they go, after `warmups` runs of the same shape with other prompts."""
     from kvasir import LLM, SamplingParams
 
     if num_prompts < 1:
         raise ConfigError(f"--num-prompts must be at least 1, got {num_prompts}.")
-    asks = random_tokens(num_prompts, input_len, output_len, seed=seed, vocab=vocab, spread=spread)
-    prompts = [list(a.token_ids) for a in asks]
+
+    def draw(seed: int) -> list[Ask]:
+        return random_tokens(num_prompts, input_len, output_len, seed=seed, vocab=vocab, spread=spread)
+
+    asks = draw(seed)
+    prompts = _ids(asks)
     params = [
         SamplingParams(temperature=1.0, ignore_eos=True, max_tokens=a.output_len, detokenize=False, seed=seed + i)
         for i, a in enumerate(asks)
@@ -41,14 +46,15 @@ def throughput(
     llm = LLM.from_engine_args(args)
     try:
         llm.generate(prompts[:1], params[:1], use_tqdm=False)  # what is made lazily is made now
+        for i in range(warmups):  # and what depends on the number of rows
+            llm.generate(_ids(draw(seed + 2 + i)), params, use_tqdm=False)
         phases = _watch_phases(llm)
         start, began = time.perf_counter(), time.time()
         outputs = llm.generate(prompts, params)
         duration = time.perf_counter() - start
-        step_times = phase_text(phases) if phases.num_steps else None
+        step_times = phase_figures(phases)  # before there is a trace, which takes time
         if args.profile is not None:
-            again = random_tokens(num_prompts, input_len, output_len, seed=seed + 1, vocab=vocab, spread=spread)
-            _trace(llm, [list(a.token_ids) for a in again], params)
+            _trace(llm, _ids(draw(seed + 1)), params)
     finally:
         llm.llm_engine.shutdown()
     prompt_tokens = sum(len(o.prompt_token_ids) for o in outputs)
@@ -68,6 +74,10 @@ def throughput(
     }
 
 
+def _ids(asks: list[Ask]) -> list[list[int]]:
+    return [list(ask.token_ids) for ask in asks]
+
+
 def _progress(outputs: list[RequestOutput], began: float) -> list[tuple[float, int]]:
     """(seconds, output tokens of the answers that had ended by then), at no more than MAX_POINTS times."""
     ends = sorted((o.metrics.last_token_time - began, len(o.outputs[0].token_ids)) for o in outputs)
@@ -82,13 +92,11 @@ def _progress(outputs: list[RequestOutput], began: float) -> list[tuple[float, i
 def _watch_phases(llm: "LLM") -> StepPhases:
     """Sums of what the engine reports from now on, which is nothing unless --enable-step-times is given."""
     llm.llm_engine.client.call("stats")  # what was measured so far
-    sums = StepPhases(0, 0.0, {})
+    sums = no_phases()
 
     def listen(stats: SchedulerStats) -> None:
         if stats.measured is not None:
-            sums.num_steps += stats.measured.num_steps
-            sums.worker_s += stats.measured.worker_s
-            add_to(sums.phase_s, stats.measured.phase_s)
+            add_phases(sums, stats.measured)
 
     llm.llm_engine.add_stats_listener(listen)
     return sums
@@ -123,14 +131,13 @@ def latency(
     try:
         for i in range(warmups + iterations):
             asks = random_tokens(batch_size, input_len, output_len, seed=seed + i, vocab=vocab)
-            prompts = [list(a.token_ids) for a in asks]
+            prompts = _ids(asks)
             start = time.perf_counter()
             llm.generate(prompts, params, use_tqdm=False)
             if i >= warmups:
                 seconds.append(time.perf_counter() - start)
         if args.profile is not None:
-            again = random_tokens(batch_size, input_len, output_len, seed=seed - 1, vocab=vocab)
-            _trace(llm, [list(a.token_ids) for a in again], params)
+            _trace(llm, _ids(random_tokens(batch_size, input_len, output_len, seed=seed - 1, vocab=vocab)), params)
     finally:
         llm.llm_engine.shutdown()
     return {

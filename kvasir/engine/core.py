@@ -142,6 +142,7 @@ class EngineCore:
         else:
             self._sample(launched)
             outputs = self._finish(launched)
+        self._times.end()
         if launched is None and self._in_flight is None and self.scheduler.has_work():
             time.sleep(IDLE_S)
         self._add_rejected(outputs)
@@ -158,6 +159,7 @@ class EngineCore:
         self._times.mark("schedule")
         if not plan.num_rows:
             return None
+        self._times.launch(plan)
         self._heartbeat.launch(plan)
         self.executor.execute_model(plan)
         self._times.detail("execute")
@@ -193,9 +195,8 @@ class EngineCore:
                 ) from error
             self._heartbeat.land(launched.plan.step_id)
             return self.scheduler.fail_step(launched.plan, f"The step failed: {type(error).__name__}: {error}")
+        self._times.land(launched.plan, result)
         self._heartbeat.land(launched.plan.step_id)
-        self._times.mark("wait")
-        self._times.count(result.step_s)
         if self._copy_messages:
             result = wire.copy(result)
         if launched.errors:

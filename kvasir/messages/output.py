@@ -30,11 +30,15 @@ class StepPhases(msgspec.Struct, array_like=True):
     Attributes:
         worker_s: from the start of a step in the worker to its result.
         phase_s: the core's time by phase; worker time passes in `wait`, and beside the rest when steps overlap.
+        decode, prompt: of turns of decode rows only, and of turns with prompts: how often each phase, "step" (all
+            phases), "host" (all but `wait`) and "worker" took how long, as `kvasir.utils.spread` counts it.
     """
 
     num_steps: int
     worker_s: float
     phase_s: dict[str, float]
+    decode: dict[str, dict[int, int]] = {}
+    prompt: dict[str, dict[int, int]] = {}
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, omit_defaults=True):

@@ -65,6 +65,11 @@ class SchedulerOutput(msgspec.Struct, array_like=True, omit_defaults=True):
         return len(self.slots)
 
     @property
+    def only_decodes(self) -> bool:
+        """Every row goes on with one token; nobody is new."""
+        return not self.new_requests and self.num_scheduled_tokens.count(1) == len(self.slots)
+
+    @property
     def total_tokens(self) -> int:
         return sum(self.num_scheduled_tokens)
 
@@ -104,6 +109,7 @@ class ModelRunnerOutput(msgspec.Struct, array_like=True, omit_defaults=True):
             entry i belongs to prompt position `num_computed_tokens + 1 + i`.
         errors: row -> message; that request failed on its own, its neighbours did not.
         step_s: seconds the worker spent on the step (host clock).
+        read_s: the last of them, for making this message once the device was done.
     """
 
     step_id: int
@@ -114,6 +120,7 @@ class ModelRunnerOutput(msgspec.Struct, array_like=True, omit_defaults=True):
     errors: dict[int, str] = {}
     step_s: float = 0.0
     parts: dict[str, Any] = {}
+    read_s: float = 0.0
 
 
 class Ready(msgspec.Struct, array_like=True):

@@ -1,7 +1,7 @@
 """The figures that a core gives of itself. Each of several cores has its own, told apart by the label `engine`."""
 
 from kvasir.messages import SchedulerStats
-from kvasir.observability.log_line import add_to
+from kvasir.observability.step_report import add_to
 from kvasir.observability.values import Values
 
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)

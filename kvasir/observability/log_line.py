@@ -2,9 +2,10 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from kvasir.messages import SchedulerStats, StepPhases
+from kvasir.observability.step_report import add_phases, figure_lines, no_phases, phase_figures
 
 _SAMPLES = 4096
 
@@ -16,7 +17,7 @@ class LogLine:
         self.stats = SchedulerStats()
         self.ttft_s: deque[float] = deque(maxlen=_SAMPLES)
         self.queue_s: deque[float] = deque(maxlen=_SAMPLES)
-        self.phases = StepPhases(0, 0.0, {})
+        self.phases = no_phases()
         self._since = time.monotonic()
         self._was_quiet = True
         self._reset()
@@ -29,18 +30,17 @@ class LogLine:
         self.queue_s.clear()
 
     def add_phases(self, more: StepPhases) -> None:
-        self.phases.num_steps += more.num_steps
-        self.phases.worker_s += more.worker_s
-        add_to(self.phases.phase_s, more.phase_s)
+        add_phases(self.phases, more)
 
-    def take_phases(self) -> str | None:
-        """Milliseconds of a step by phase since the last call; None when none were measured."""
-        phases, self.phases = self.phases, StepPhases(0, 0.0, {})
-        return phase_text(phases) if phases.num_steps else None
+    def take_phases(self) -> list[str]:
+        """Milliseconds of steps by phase since the last call: a line for each kind of step that was measured."""
+        phases, self.phases = self.phases, no_phases()
+        return figure_lines(phase_figures(phases))
 
     def take_all(self) -> list[str]:
         """The lines that there are."""
-        return [line for line in (self.take(), self.take_phases()) if line is not None]
+        line = self.take()
+        return [*([] if line is None else [line]), *self.take_phases()]
 
     def take(self) -> str | None:
         """The line for the time since the last call; None when nothing happened, twice in a row."""
@@ -84,16 +84,3 @@ def _quantile(samples: Iterable[float], share: float) -> str:
     ordered = sorted(samples)
     seconds = ordered[min(int(share * len(ordered)), len(ordered) - 1)]
     return f"{seconds * 1000:.0f} ms" if seconds < 1.0 else f"{seconds:.1f} s"
-
-
-def add_to(sums: dict[str, float], more: Mapping[str, float]) -> None:
-    for name, value in more.items():
-        sums[name] = sums.get(name, 0.0) + value
-
-
-def phase_text(phases: StepPhases) -> str:
-    """`120 steps of 3.100 ms: schedule 0.050, ...; in the worker 2.950 ms`."""
-    each = 1e3 / phases.num_steps
-    parts = ", ".join(f"{phase} {seconds * each:.3f}" for phase, seconds in phases.phase_s.items())
-    total = sum(phases.phase_s.values()) * each
-    return f"{phases.num_steps} steps of {total:.3f} ms: {parts}; in the worker {phases.worker_s * each:.3f} ms"
