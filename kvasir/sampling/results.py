@@ -49,15 +49,19 @@ class PendingSamples:
             tensors = [torch.zeros_like(t, device="cpu") for t in tensors]
         self._tensors = tensors
 
-    def result(self) -> HostSamples:
+    def wait(self) -> None:
+        """Until the device is done with them."""
         if self._landed is not None:
             self._landed.synchronize()
+
+    def result(self) -> HostSamples:
+        self.wait()
         token_ids, failed, *rest = self._tensors
         logprobs: dict[int, TokenLogprobs] = {}
         if self._logprobs is not None:
             host = LogprobTensors(self._logprobs.rows, self._logprobs.num_logprobs, *rest)
             logprobs = dict(zip(host.rows, host.entries(), strict=True))
-        errors = {row: NO_TOKEN for row, bad in enumerate(failed.tolist()) if bad} | self._errors
+        errors = {row: NO_TOKEN for row in failed.numpy().nonzero()[0].tolist()} | self._errors
         return HostSamples(token_ids.tolist(), logprobs, errors)
 
 

@@ -106,6 +106,7 @@ class DecodePass:
         self._shared_len = torch.zeros(1, dtype=torch.int32, device=device)
         self.inputs = parts.new_inputs(rows, rows)
         self.graphs = CUDAGraphWrapper(self._launch, pool)
+        self._views = (self.slots, self.inputs.input_ids, self.inputs.positions, self._indices)  # of R rows
         self._layout: StepLayout | None = None
         self._key = DecodeKey(0)
         self._missing: DecodeKey | None = None
@@ -170,13 +171,19 @@ class DecodePass:
         assert layout is not None
         rows = layout.num_rows
         hidden, logits = self.graphs(key)
-        slots, inputs = self.slots[:rows], self.inputs
-        batch = InputBatch(
-            layout, slots, inputs.input_ids[:rows], inputs.positions[:rows], slots, self._indices[:rows],
-            self._attention(DecodeKey(rows), layout),
-        )  # fmt: skip
+        if rows < key.rows:
+            hidden, logits = hidden[:rows], logits[:rows]
         served_by = key if key in self.graphs else None
-        return Forward(batch, hidden[:rows], logits[:rows], served_by, self._missing)
+        return Forward(self._batch(layout), hidden, logits, served_by, self._missing)
+
+    def _batch(self, layout: StepLayout) -> InputBatch:
+        """The tensors are the same in every step of as many rows, and making a view takes longer than it looks."""
+        rows, slots = layout.num_rows, self._views[0]
+        if slots.shape[0] != rows:
+            slots, inputs = self.slots[:rows], self.inputs
+            self._views = slots, inputs.input_ids[:rows], inputs.positions[:rows], self._indices[:rows]
+        slots, input_ids, positions, indices = self._views
+        return InputBatch(layout, slots, input_ids, positions, slots, indices)
 
     def _launch(self, key: DecodeKey) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = self._inputs(key.rows)
@@ -188,7 +195,7 @@ class DecodePass:
         i = self.inputs
         return StepInputs(i.input_ids[:rows], i.positions[:rows], i.slot_mapping[:rows], i.seq_lens[:rows])
 
-    def _attention(self, key: DecodeKey, layout: StepLayout | None = None) -> AttentionBatch:
+    def _attention(self, key: DecodeKey) -> AttentionBatch:
         states, rows = self._parts.states, key.rows
         return AttentionBatch(
             query_start_loc=self._starts[: rows + 1],
@@ -201,8 +208,8 @@ class DecodePass:
             num_decodes=rows,
             max_query_len=1,
             max_seq_len=states.max_blocks * states.tables.block_size,
-            query_lens=[1] * rows if layout else [],
-            context_lens=layout.context.tolist() if layout else [],
+            query_lens=[],
+            context_lens=[],
             shared_len=self._shared_len if key.shared else None,
         )
 
@@ -269,7 +276,7 @@ class RaggedPass:
         real = layout.num_tokens
         batch = InputBatch(
             layout, slots[: layout.num_rows], self._inputs.input_ids[:real], self._inputs.positions[:real],
-            sample_slots, sample_tokens, attention,
+            sample_slots, sample_tokens,
         )  # fmt: skip
         captured = self._size in self.graphs
         missing = None if captured or not self._size else self._size

@@ -4,13 +4,13 @@ Rows are sorted by their number of tokens, since attention backends treat rows o
 `StepLayout.order` leads back to the plan's rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from kvasir.attention.backend import AttentionBatch
 from kvasir.messages import SchedulerOutput
 from kvasir.worker.states import RequestStates
 
@@ -20,41 +20,67 @@ FROM_DEVICE = -1
 
 @dataclass(frozen=True)
 class StepLayout:
-    """Host numbers of one step.
+    """Host numbers of one step. Most steps are uniform decodes and most of them need few of these: made when asked for.
 
     Attributes:
-        order: batch row -> plan row.
-        slots, lens, context: [R] int64, by batch row: slot, tokens to compute, tokens computed before.
-        sample_rows: [B] int64, batch rows that sample.
+        is_uniform_decode: every row computes one token and samples, so that every input id is its slot's newest token.
     """
 
-    order: np.ndarray
-    slots: np.ndarray
-    lens: np.ndarray
-    context: np.ndarray
-    sample_rows: np.ndarray
+    plan: SchedulerOutput
+    is_uniform_decode: bool
 
     @classmethod
     def of(cls, plan: SchedulerOutput) -> "StepLayout":
-        lens = np.asarray(plan.num_scheduled_tokens, dtype=np.int64)
-        order = np.argsort(lens, kind="stable")
-        samples = np.asarray(plan.samples, dtype=bool)[order]
-        slots = np.asarray(plan.slots, dtype=np.int64)[order]
-        context = np.asarray(plan.num_computed_tokens, dtype=np.int64)[order]
-        return cls(order, slots, lens[order], context, np.flatnonzero(samples))
+        return cls(plan, plan.num_scheduled_tokens.count(1) == plan.num_rows and all(plan.samples))
 
     @property
     def num_rows(self) -> int:
-        return len(self.slots)
+        return self.plan.num_rows
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """[R] int64, batch row -> plan row: by rising length."""
+        if self.is_uniform_decode:
+            return np.arange(self.num_rows)
+        return np.argsort(np.asarray(self.plan.num_scheduled_tokens, dtype=np.int64), kind="stable")
+
+    def _by_batch_row(self, column: Sequence[int], dtype: type = np.int64) -> np.ndarray:
+        values = np.asarray(column, dtype=dtype)
+        return values if self.is_uniform_decode else values[self.order]
+
+    @cached_property
+    def slots(self) -> np.ndarray:
+        """[R] int64, by batch row, as `lens` (tokens to compute) and `context` (tokens computed before)."""
+        return self._by_batch_row(self.plan.slots)
+
+    @cached_property
+    def lens(self) -> np.ndarray:
+        return self._by_batch_row(self.plan.num_scheduled_tokens)
+
+    @cached_property
+    def context(self) -> np.ndarray:
+        return self._by_batch_row(self.plan.num_computed_tokens)
+
+    @cached_property
+    def sample_rows(self) -> np.ndarray:
+        """[B] int64, batch rows that sample."""
+        return np.flatnonzero(self._by_batch_row(self.plan.samples, bool))
+
+    @cached_property
+    def sampled_plan_rows(self) -> Sequence[int]:
+        """[B] plan row of each row that samples."""
+        if self.is_uniform_decode:
+            return range(self.num_rows)
+        return self.order[self.sample_rows].tolist()
 
     @cached_property
     def num_tokens(self) -> int:
-        return int(self.lens.sum())
+        return self.num_rows if self.is_uniform_decode else int(self.lens.sum())
 
     @cached_property
     def num_decodes(self) -> int:
         """Rows with one token; they come first."""
-        return int((self.lens == 1).sum())
+        return self.num_rows if self.is_uniform_decode else int((self.lens == 1).sum())
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -65,12 +91,7 @@ class StepLayout:
 
     @cached_property
     def host_slots(self) -> list[int]:
-        return self.slots.tolist()
-
-    @cached_property
-    def is_uniform_decode(self) -> bool:
-        """Every row computes one token and samples, so that every input id is its slot's newest token."""
-        return self.num_decodes == self.num_rows == len(self.sample_rows)
+        return self.plan.slots if self.is_uniform_decode else self.slots.tolist()
 
     def host_ids(self, states: RequestStates) -> np.ndarray:
         """[T] ids the host knows; FROM_DEVICE for the others."""
@@ -93,7 +114,6 @@ class InputBatch:
         slots: [R] int64.
         input_ids, positions: [T] int64.
         sample_slots, sample_tokens: [B] int64, of the rows that sample: slot, and index of the last token in T.
-        attention: the ragged shape for the attention backend.
     """
 
     layout: StepLayout
@@ -102,4 +122,3 @@ class InputBatch:
     positions: torch.Tensor
     sample_slots: torch.Tensor
     sample_tokens: torch.Tensor
-    attention: AttentionBatch

@@ -122,7 +122,7 @@ class ModelRunner:
         parts = [part for hook in self.hooks if (part := hook.after_sample(batch, sampled.token_ids)) is not None]
         return PendingStep(
             plan=step.plan,
-            plan_rows=layout.order[layout.sample_rows].tolist(),
+            plan_rows=layout.sampled_plan_rows,
             samples=pending,
             prompt=prompt_logprobs,
             errors=self._errors(step.plan),
