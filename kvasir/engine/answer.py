@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kvasir.engine.collector import RequestOutputCollector
 
 _DELTA = RequestOutputKind.DELTA
+_FINAL_ONLY = RequestOutputKind.FINAL_ONLY
 
 
 class AnswerState:
@@ -30,12 +31,13 @@ class AnswerState:
         index: which of the n answers of its request this is.
         moved: something has come since `output` was last called.
         is_plain: a token that does not end it has only to be noted, in `token_ids` and, if there is one, in `waiting`.
+        is_watched: somebody may read it before it ends.
         finish_reason: None while it runs.
     """
 
     __slots__ = (
         "collector", "core", "cumulative", "error", "finish_reason", "first_time", "index", "is_delta", "is_plain",
-        "last_time", "logprobs", "moved", "num_cached", "prompt_logprobs", "request", "sent", "shown", "stop_reason",
+        "is_watched", "last_time", "logprobs", "moved", "num_cached", "prompt_logprobs", "request", "sent", "shown", "stop_reason",
         "text", "token_ids", "waiting", "wants",
     )  # fmt: skip
 
@@ -53,6 +55,7 @@ class AnswerState:
         self.core = core
         self.index = index
         self.is_delta = params.output_kind == _DELTA
+        self.is_watched = params.output_kind != _FINAL_ONLY
         self.moved = False
         self.text = AnswerText(tokenizer, request) if tokenizer is not None and params.detokenize else None
         self.shown = ""  # text that earlier outputs held, unless they are DELTAs

@@ -6,6 +6,7 @@ whatever the core computed beyond it is dropped.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import msgspec
 
@@ -87,29 +88,41 @@ class OutputProcessor:
         done = ProcessedOutputs(to_abort=self._broken)
         self._broken = []
         ended = {f.row: f for f in said.finished}
-        special = {*ended, *said.logprobs, *said.prompt_logprobs, *said.num_cached_tokens}
-        answers, token_ids, now = self._answers, said.token_ids, said.time
-        start = 0
-        for row, (request_id, first, count) in enumerate(
-            zip(said.request_ids, said.first_index, said.num_new, strict=True)
-        ):
-            end = start + count
-            answer = answers.get(request_id)
-            if answer is None:  # ended here already: by a stop string, an abort, or its caller's leaving
-                start = end
-                continue
-            if count == 1 and answer.is_plain and 0 < first == len(answer.token_ids) and row not in special:
-                # The long straight: one more token of a running answer, most rows of most steps.
-                answer.token_ids.append(token_ids[start])
-                if answer.waiting is not None:
-                    answer.waiting.append(token_ids[start])
-                answer.last_time, answer.moved = now, True
-                if answer.collector.wants_news:
-                    answer.collector.note_news(done.moved)
-            else:
-                self._take_row(answer, said, row, token_ids[start:end], ended.get(row), done)
-            start = end
+        if said.num_new.count(1) == len(said.num_new):
+            self._take_single_tokens(said, ended, done)
+        else:
+            self._take_any(said, ended, done)
         return done
+
+    def _take_single_tokens(
+        self, said: EngineCoreOutput, ended: dict[int, Finished], done: ProcessedOutputs
+    ) -> None:
+        """A token for each row, as in most steps; and most rows are those of running answers that just go on."""
+        special = {*ended, *said.logprobs, *said.prompt_logprobs, *said.num_cached_tokens}
+        answers, now = map(self._answers.get, said.request_ids), said.time
+        for row, answer, first, token in zip(count(), answers, said.first_index, said.token_ids, strict=False):
+            if answer is None:  # ended here already: by a stop string, an abort, or its caller's leaving
+                continue
+            known = answer.token_ids
+            if answer.is_plain and 0 < first == len(known) and row not in special:
+                known.append(token)
+                if answer.waiting is not None:
+                    answer.waiting.append(token)
+                answer.last_time = now
+                if answer.is_watched:
+                    answer.moved = True
+                    if answer.collector.wants_news:
+                        answer.collector.note_news(done.moved)
+            else:
+                self._take_row(answer, said, row, [token], ended.get(row), done)
+
+    def _take_any(self, said: EngineCoreOutput, ended: dict[int, Finished], done: ProcessedOutputs) -> None:
+        start = 0
+        for row, (request_id, num_new) in enumerate(zip(said.request_ids, said.num_new, strict=True)):
+            answer = self._answers.get(request_id)
+            if answer is not None:
+                self._take_row(answer, said, row, said.token_ids[start : start + num_new], ended.get(row), done)
+            start += num_new
 
     def _take_row(
         self,

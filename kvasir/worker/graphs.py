@@ -54,11 +54,11 @@ class StepGraphs:
             self._capture(left[0])
         return len(left) > 1
 
-    @torch.inference_mode()
     def capture_missing(self, forward: Forward) -> None:
         """Captures the shape of a step that had to run in the open for want of its graph."""
         if self._ready and forward.missing is not None:
-            self._capture(forward.missing)
+            with torch.inference_mode():  # which takes longer than to see that nothing is missing
+                self._capture(forward.missing)
 
     def _decode_keys(self) -> list[DecodeKey | int]:
         return [DecodeKey(rows) for rows in self._decode.sizes]
@@ -85,7 +85,9 @@ class StepGraphs:
     def sample(self, forward: Forward) -> SampledTokens:
         token_ids, failed = self._sampling((forward.graph, bool(self._sampler.state.limited)))
         rows = forward.batch.layout.num_rows
-        return SampledTokens(token_ids[:rows], failed[:rows])
+        if rows < token_ids.shape[0]:
+            token_ids, failed = token_ids[:rows], failed[:rows]
+        return SampledTokens(token_ids, failed)
 
     def _choose(self, key: tuple[DecodeKey, bool]) -> tuple[torch.Tensor, torch.Tensor]:
         step, limited = key
