@@ -11,7 +11,8 @@
 #   offline     one process for each model                                           (about 45 and 170 s)
 #   medians     three processes of MODELS (default: both), workloads of WORKLOADS (default: all)
 #   served      three servers of MODELS; needs TOKENIZER, a folder
-#   host        the host's time of a step, by phase, at 1, 32, 256, 1024 rows
+#   host        the host's time of a decode step, by phase, at 1, 32, 256, 1024 rows; HOST_FLAGS=--no-async-scheduling
+#               launches each step onto an idle card: what execute and sample lose by that was waiting, not work
 #   levels      compile levels 0 to 3 at batches of 1 and 32
 #   start       two processes without any kernel cache, two with
 set -uo pipefail
@@ -58,10 +59,12 @@ for part in $parts; do
                 timeout 120 bash "$here/served.sh" "$out/served-$process" "$model" "$TOKENIZER"
             done; done ;;
         host) for rows in 1 32 256 1024; do
-                echo "$rows rows"
-                timeout 60 python3 -m kvasir.entrypoints.cli.main bench throughput --model "$here/models/qwen3-0.6b" \
+                timeout 90 python3 -m kvasir.entrypoints.cli.main bench throughput --model "$here/models/qwen3-0.6b" \
                     --load-format dummy --skip-tokenizer-init --input-len 64 --output-len 128 --num-prompts "$rows" \
-                    --max-num-seqs "$rows" --max-model-len 1024 --enable-step-times 2>&1 | grep -E "steps of" | tail -1
+                    --max-num-seqs "$rows" --max-model-len 1024 --num-warmups 1 --enable-step-times \
+                    --output-json "$out/host-$rows.json" ${HOST_FLAGS:-} >"$out/host-$rows.log" 2>&1 &&
+                    sed -n "s/^[0-9]* steps of decode rows, /$rows rows, /p" "$out/host-$rows.log" ||
+                    tail -3 "$out/host-$rows.log"
             done | tee "$out/host.txt" ;;
         levels) for batch in 1 32; do
                 timeout 200 python3 "$here/compile_levels.py" --model "$here/models/qwen3-0.6b" --dummy --batch $batch \

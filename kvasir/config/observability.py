@@ -26,8 +26,8 @@ class ObservabilityConfig:
     )
     enable_step_times: bool = option(
         False,
-        help="Measure the host's time by phase of a step (schedule, execute, sample, wait, update), for /metrics and "
-        "the log. Can be switched while the engine runs.",
+        help="Measure the host's time by phase of a step (schedule, execute, sample, wait, read, update), for /metrics "
+        "and the log. Can be switched while the engine runs.",
         aliases=("--enable-logging-iteration-details",),
     )
     profile: str | None = option(

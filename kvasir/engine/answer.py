@@ -37,8 +37,8 @@ class AnswerState:
 
     __slots__ = (
         "collector", "core", "cumulative", "error", "finish_reason", "first_time", "index", "is_delta", "is_plain",
-        "is_watched", "last_time", "logprobs", "moved", "num_cached", "prompt_logprobs", "request", "sent", "shown", "stop_reason",
-        "text", "token_ids", "waiting", "wants",
+        "is_watched", "last_time", "logprobs", "moved", "num_cached", "prompt_logprobs", "request", "sent", "shown",
+        "stop_reason", "text", "token_ids", "waiting", "wants",
     )  # fmt: skip
 
     def __init__(

@@ -94,9 +94,7 @@ class OutputProcessor:
             self._take_any(said, ended, done)
         return done
 
-    def _take_single_tokens(
-        self, said: EngineCoreOutput, ended: dict[int, Finished], done: ProcessedOutputs
-    ) -> None:
+    def _take_single_tokens(self, said: EngineCoreOutput, ended: dict[int, Finished], done: ProcessedOutputs) -> None:
         """A token for each row, as in most steps; and most rows are those of running answers that just go on."""
         special = {*ended, *said.logprobs, *said.prompt_logprobs, *said.num_cached_tokens}
         answers, now = map(self._answers.get, said.request_ids), said.time

@@ -27,7 +27,7 @@ def add_to(sums: dict[str, float], more: Mapping[str, float]) -> None:
 
 
 def phase_figures(phases: StepPhases) -> dict[str, dict[str, Any]]:
-    """Kind of step -> `num_steps`, and `step_ms`, `host_ms`, `worker_ms` and one of each phase: {"p50": .., "p90": ..}."""
+    """Kind of step -> `num_steps`; `step_ms`, `host_ms`, `worker_ms` and one of each phase: {"p50": .., "p90": ..}."""
     found: dict[str, dict[str, Any]] = {}
     for kind, spreads in (("decode", phases.decode), ("prompt", phases.prompt)):
         if spreads:

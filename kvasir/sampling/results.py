@@ -61,7 +61,7 @@ class PendingSamples:
         if self._logprobs is not None:
             host = LogprobTensors(self._logprobs.rows, self._logprobs.num_logprobs, *rest)
             logprobs = dict(zip(host.rows, host.entries(), strict=True))
-        errors = {row: NO_TOKEN for row in failed.numpy().nonzero()[0].tolist()} | self._errors
+        errors = dict.fromkeys(failed.numpy().nonzero()[0].tolist(), NO_TOKEN) | self._errors
         return HostSamples(token_ids.tolist(), logprobs, errors)
 
 

@@ -70,9 +70,15 @@ def test_kernels_that_cannot_be_timed(flags: list[str], words: str, capsys: pyte
 def test_throughput_with_phases_and_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = ["--model", str(checkpoint("llama")), "--num-prompts", "6", *TINY]
     traces = tmp_path / "traces"
-    found, chart = run("throughput", tmp_path, *flags, "--enable-step-times", "--profile", str(traces))
+    flags += ["--enable-step-times", "--num-warmups", "1"]
+    found, chart = run("throughput", tmp_path, *flags, "--profile", str(traces))
     assert found["output_tokens"] == found["progress"][-1][1] == 24
-    assert "schedule" in found["step_times"] and found["step_times"] in capsys.readouterr().out
+    times, said = found["step_times"], capsys.readouterr().out
+    assert (
+        0 < times["decode"]["num_steps"] < 10 and times["prompt"]["num_steps"] > 0
+    )  # the warm-up's are not among them
+    assert times["decode"]["schedule_ms"]["p50"] <= times["decode"]["host_ms"]["p90"]
+    assert f"{times['decode']['num_steps']} steps of decode rows" in said and "steps with prompts" in said
     assert len(list(traces.iterdir())) == 1
     assert texts(chart)[0].endswith("output tokens a second")
 
