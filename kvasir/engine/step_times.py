@@ -17,7 +17,7 @@ _LONGEST_PAUSE_S = 1.0
 
 
 class StepTimes:
-    """`begin` opens a turn of the core's loop, each `mark` ends a phase which began where another ended, `end` closes it.
+    """`begin` opens a turn of the loop, each `mark` ends a phase that began where the last one ended, `end` closes it.
 
     What is kept: sums of seconds by phase, and, when detailed, the spread of each phase over turns. A turn counts there
     if it launched a step and took a step's result, which is what turns do while work goes on: as one of decode rows,
