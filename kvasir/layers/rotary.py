@@ -56,6 +56,8 @@ def cos_sin_table(
 ) -> torch.Tensor:
     """-> [num_positions, rot_dim] float32: the cosines of a position, then its sines."""
     frequencies = inverse_frequencies(rope, rot_dim).to(device)
+    if frequencies.is_meta:  # no values, and torch would import half a second of Python to work out the shape
+        return frequencies.new_empty(num_positions, 2 * frequencies.shape[0])
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32, device=device), frequencies)
     return torch.cat((angles.cos(), angles.sin()), dim=-1) * rope.attention_factor
 

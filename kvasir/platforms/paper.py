@@ -4,7 +4,7 @@ Its tensors have shapes and no memory, so that a model of any size costs nothing
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 from kvasir.platforms.cpu import host_memory
@@ -36,4 +36,6 @@ class PaperPlatform:
         return 0
 
     def stream(self) -> AbstractContextManager[Any]:
-        return nullcontext()
+        from kvasir.platforms.paper_tensors import ShapesOnly
+
+        return ShapesOnly()
