@@ -21,6 +21,7 @@ from kvasir.executor.uniproc import LocalWorker
 from kvasir.kv_cache import KVCacheManager, KVSpec
 from kvasir.messages import Ready
 from kvasir.platforms.early_cuda import open_beside_imports
+from kvasir.platforms.early_triton import EarlyTriton
 from kvasir.scheduler import GrowthForecast, Scheduler, SchedulerSettings
 from kvasir.structured.backend import Backend
 from kvasir.structured.compiler import GrammarCompiler
@@ -108,9 +109,16 @@ def _make_executor(config: KvasirConfig, heartbeat: Heartbeat | None, known_num_
 
     def make_worker() -> LocalWorker:
         started = time.perf_counter()
-        if config.device.device == "cuda":
+        if config.device.device != "cuda":
+            return _worker_factory()(config, started, beat, known_num_blocks)
+        early = EarlyTriton.begin()
+        try:
             open_beside_imports()
-        return _worker_factory()(config, started, beat, known_num_blocks)
+            return _worker_factory()(config, started, beat, known_num_blocks, early)
+        except BaseException:
+            if early is not None:
+                early.stop()
+            raise
 
     threaded = config.device.device == "cpu" and config.scheduler.async_scheduling
     return UniProcExecutor(make_worker, threaded=threaded)

@@ -3,6 +3,7 @@
 Made by dotted name (`kvasir.assembly.worker:make_worker`), so that the core ring never imports torch.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from kvasir.loader.load import build_model, check_source, fill_model
 from kvasir.logger import get_logger
 from kvasir.models.interface import ModelBuild
 from kvasir.platforms import Platform, detect
+from kvasir.platforms.early_triton import EarlyTriton
+from kvasir.platforms.paper import PaperPlatform
 from kvasir.structured.worker import TokenMaskProcessor
 from kvasir.utils.heartbeat import Phase
 from kvasir.worker.worker import ModelLoad, StartupLog, Worker, WorkerSettings
@@ -31,6 +34,7 @@ def make_worker(
     started: float,
     beat: Callable[[Phase | None], None] = lambda phase: None,
     known_num_blocks: int = 0,
+    early: EarlyTriton | None = None,
     platform: Platform | None = None,
 ) -> Worker:
     """Wires a worker from the resolved configuration.
@@ -39,19 +43,21 @@ def make_worker(
         started: when importing this module began.
         beat: told of each piece of progress while the worker starts.
         known_num_blocks: see WorkerSettings.
+        early: see Worker.
         platform: in place of the machine's own; choices stay those for `config.device.device`.
     """
     log = StartupLog(since=started, beat=beat)
-    log.mark("import torch and kernels", then=Phase.LOAD)
+    log.mark("import torch", then=Phase.LOAD)
     shape = load_model_shape(config.model.model_path, config.model.hf_overrides)
     dtype = getattr(torch, config.model.dtype)
+    say = logger.info if platform is None else logger.debug  # on paper the same choices are made once more
     platform = platform or detect(config.device.device)
     device = torch.device(platform.device_type)
 
     def select_backend(need: AttentionNeed) -> type[AttentionBackend]:
         need = replace(need, device=config.device.device)
         backend, reasons = get_attn_backend(need, config.attention.attention_backend)
-        logger.info("attention backend: %s (%s)", backend.name, "; ".join(reasons))
+        say("attention backend: %s (%s)", backend.name, "; ".join(reasons))
         return backend
 
     load_format, path = config.load.load_format, Path(config.model.model_path)
@@ -75,6 +81,9 @@ def make_worker(
             compile_it,
         )
 
+    def on_paper() -> Worker:
+        return make_worker(config, time.perf_counter(), platform=PaperPlatform(platform.capability))
+
     settings = WorkerSettings(
         dtype=dtype,
         max_model_len=config.model.max_model_len,
@@ -93,7 +102,10 @@ def make_worker(
         known_num_blocks=known_num_blocks,
         profile_folder=Path(config.observability.profile).expanduser() if config.observability.profile else None,
     )
-    return Worker(settings, platform, shape, select_backend, build, log=log, masks=TokenMaskProcessor(device))
+    masks = TokenMaskProcessor(device)
+    return Worker(
+        settings, platform, shape, select_backend, build, log=log, masks=masks, on_paper=on_paper, early=early
+    )
 
 
 def _compiler(

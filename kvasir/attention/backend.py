@@ -4,6 +4,7 @@ Legend: R requests, T tokens of the step, H query heads, K KV heads, D head size
 """
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -109,6 +110,11 @@ class AttentionBackend(Protocol):
 
     @staticmethod
     def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_size: int) -> tuple[int, ...]: ...
+
+    @staticmethod
+    def decode_kinds(need: AttentionNeed, max_rows: int) -> Sequence[int]:
+        """Numbers of decode rows, up to `max_rows`, that together launch every variant of its kernels for such rows."""
+        ...
 
     @staticmethod
     def make_builder(need: AttentionNeed) -> MetadataBuilder: ...

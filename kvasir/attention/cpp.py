@@ -85,6 +85,10 @@ class CppBackend:
         return (num_blocks, 2, num_kv_heads, block_size, head_size)
 
     @staticmethod
+    def decode_kinds(need: AttentionNeed, max_rows: int) -> tuple[int, ...]:
+        return ()  # nothing is compiled while it runs
+
+    @staticmethod
     def make_builder(need: AttentionNeed) -> CppBuilder:
         return CppBuilder()
 

@@ -157,6 +157,10 @@ class CpuBackend:
         return (num_blocks, block_size, 2, num_kv_heads, head_size)
 
     @staticmethod
+    def decode_kinds(need: AttentionNeed, max_rows: int) -> tuple[int, ...]:
+        return ()  # nothing is compiled while it runs
+
+    @staticmethod
     def make_builder(need: AttentionNeed) -> CpuBuilder:
         row_bytes = 2 * need.num_kv_heads * need.head_size * need.dtype.itemsize
         return CpuBuilder(need.block_size, need.dtype, row_bytes, need.soft_cap)

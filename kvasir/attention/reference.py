@@ -70,6 +70,10 @@ class ReferenceBackend:
         return (2, num_blocks, block_size, num_kv_heads, head_size)
 
     @staticmethod
+    def decode_kinds(need: AttentionNeed, max_rows: int) -> tuple[int, ...]:
+        return ()  # nothing is compiled while it runs
+
+    @staticmethod
     def make_builder(need: AttentionNeed) -> ReferenceBuilder:
         return ReferenceBuilder()
 

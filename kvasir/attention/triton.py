@@ -9,6 +9,7 @@ Prompts go to a kernel in CUDA C++ on Hopper (`hopper_prefill.py`), long ones to
 prompts are made of it (`flash_attn.py`, `flashinfer.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,8 +19,9 @@ from kvasir.attention.hopper_prefill import HopperPrefill
 from kvasir.attention.long_prefill import CudnnPrefill
 from kvasir.attention.prefill import Prefill, PrefillProvider, ProvidedRows
 from kvasir.attention.transform import QKTransform
+from kvasir.ops.target import target_of
 from kvasir.ops.triton.kv_write import reshape_and_cache
-from kvasir.ops.triton.paged_attention import paged_attention, tickets
+from kvasir.ops.triton.paged_attention import decode_kinds, paged_attention, tickets
 from kvasir.ops.triton.rope_and_cache import rope_and_cache
 
 _BLOCK_SIZES = (16, 32, 64, 128)
@@ -163,6 +165,11 @@ class TritonBackend:
     @staticmethod
     def kv_cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_size: int) -> tuple[int, ...]:
         return (num_blocks, 2, num_kv_heads, block_size, head_size)
+
+    @staticmethod
+    def decode_kinds(need: AttentionNeed, max_rows: int) -> Sequence[int]:
+        processors = target_of(torch.device(need.device)).processors
+        return decode_kinds(need.head_size, need.dtype, need.num_kv_heads, processors, max_rows)
 
     @staticmethod
     def make_builder(need: AttentionNeed) -> TritonBuilder:

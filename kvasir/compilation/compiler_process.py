@@ -1,7 +1,7 @@
-"""The process that compiles while its parent opens the device, builds the model and reads the weights.
+"""The process that compiles while its parent builds the model and reads the weights.
 
-Forked while the parent is still small, it has all modules already and never touches the device. It reads jobs as lines
-of JSON from a pipe until that is closed. What the caches on disk do not have it hands to children of its own, up to
+Forked while there is no model, it has all modules already and never touches the device. It reads jobs as lines of JSON
+from a pipe until that is closed. What the caches on disk do not have it hands to children of its own, up to
 one for each core: the first kernels compile while the last are still being noted, and the parent pays for one fork.
 
     Job       what a launch asked Triton for, in Triton's own words, or the recipe of a CUDA kernel
@@ -10,12 +10,11 @@ one for each core: the first kernels compile while the last are still being note
 """
 
 import contextlib
-import gc
+import functools
 import hashlib
 import json
 import os
 import select
-import signal
 import socket
 import tempfile
 import warnings
@@ -60,12 +59,9 @@ class CudaJob(msgspec.Struct, tag="cuda"):
 Job = TritonJob | CudaJob
 
 
-def run(jobs: int, answers: int) -> None:
-    """Until `jobs` is closed and all is compiled. First writes Triton's key to `answers`, which takes it a while."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.setpgid(0, 0)
-    _close_all_but(0, 1, 2, jobs, answers)  # whoever waits for the parent's end at a socket must not wait for ours
-    gc.disable()  # a collection would touch, and so copy, every page that we share with the parent
+def run(jobs: int, answers: int, key: int) -> None:
+    """Until `jobs` is closed and all is compiled. First hands Triton's key on, which comes from `key`, to `answers`."""
+    _take_triton_key(key)
     with contextlib.suppress(OSError), os.fdopen(answers, "w") as pipe:
         pipe.write(_triton_key() + "\n")
     _Compilers(jobs).run()
@@ -95,11 +91,14 @@ def _triton_key() -> str:
     return triton_key()
 
 
-def _close_all_but(*kept: int) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in kept:
-            with contextlib.suppress(OSError):
-                os.close(int(name))
+def _take_triton_key(pipe: int) -> None:
+    """Spares this process the hashing, if somebody else has done it."""
+    with os.fdopen(pipe) as said:
+        key = said.read()
+    if key.endswith("\n"):
+        from triton.runtime import cache
+
+        cache.triton_key = functools.cache(lambda: key[:-1])
 
 
 class _Compilers:

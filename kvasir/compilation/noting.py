@@ -12,10 +12,15 @@ _NOTED = object()
 
 
 class KernelNotes:
-    """Gives each compilation that launches would need to `send`, once."""
+    """Gives each compilation that launches would need to `send`, once.
 
-    def __init__(self, send: Callable[[Job], None]):
+    Args:
+        launcher: see TritonJob; empty: kernels alone are wanted.
+    """
+
+    def __init__(self, send: Callable[[Job], None], launcher: str = ""):
         self._send = send
+        self._launcher = launcher
         self._launchers: set[tuple[str, ...]] = set()
         self._recipes: set[Recipe] = set()
 
@@ -56,14 +61,12 @@ class KernelNotes:
                     del kernels[key]
 
     def _job(self, function: Any, asked: dict[str, Any]) -> TritonJob:
-        from triton.runtime import driver
-
         target = function.device_caches[asked["device"]][2]
-        maker, launcher = driver.active.launcher_cls, ""
+        launcher = ""
         # The C function that launches a kernel depends on the types of its arguments, where all pointers are alike.
         types = tuple("*" if str(kind).startswith("*") else str(kind) for kind in asked["signature"].values())
-        if maker is not None and types not in self._launchers:
+        if types not in self._launchers:
             self._launchers.add(types)
-            launcher = f"{maker.__module__}:{maker.__qualname__}"
+            launcher = self._launcher
         where = target.backend, target.arch, target.warp_size
         return TritonJob(function.module, function.__name__, asked["specialization_data"], where, launcher)

@@ -13,26 +13,32 @@ def even_shares(num_tokens: int, num_rows: int) -> list[int]:
     return [share + (i < rest) for i in range(num_rows)]
 
 
-def synthetic_plan(step_id: int, lens: list[int], max_model_len: int, block_size: int) -> SchedulerOutput:
-    """Prompts of `lens` tokens, less if the model takes less; all rows sample, all but one within limits."""
+def synthetic_plan(
+    step_id: int, lens: list[int], max_model_len: int, block_size: int, computed: int = 0
+) -> SchedulerOutput:
+    """Prompts of `lens` tokens behind `computed` ones; all rows sample, all but one within limits.
+
+    Both are less if the model takes less.
+    """
     lens = [min(max_model_len - 1, n) for n in lens]
+    computed = min(computed, max_model_len - 1 - max(lens))
     num_rows = len(lens)
     params = [SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, top_k=20, top_p=0.9)]
     return SchedulerOutput(
         step_id=step_id,
         slots=list(range(num_rows)),
         num_scheduled_tokens=lens,
-        num_computed_tokens=[0] * num_rows,
+        num_computed_tokens=[computed] * num_rows,
         samples=[True] * num_rows,
         num_new_blocks=[0] * num_rows,
         new_requests=[
             SlotRequest(
                 request_id=f"warm-up-{slot}",
                 slot=slot,
-                token_ids=[1] * n,
-                num_prompt_tokens=n,
-                num_computed_tokens=0,
-                block_ids=[SCRATCH_BLOCK] * -(-(n + 1) // block_size),
+                token_ids=[1] * (computed + n),
+                num_prompt_tokens=computed + n,
+                num_computed_tokens=computed,
+                block_ids=[SCRATCH_BLOCK] * -(-(computed + n + 1) // block_size),
                 params=params[slot > 0],
                 seed=slot,
             )

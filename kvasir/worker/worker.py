@@ -16,7 +16,9 @@ from kvasir.logger import get_logger
 from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput, TokenMasks
 from kvasir.models.common.few_layers import few_layers
 from kvasir.models.interface import TextModel
+from kvasir.ops.target import target_of
 from kvasir.platforms import Platform
+from kvasir.platforms.early_triton import EarlyTriton
 from kvasir.sampling import Sampler, SamplingState
 from kvasir.utils.heartbeat import Phase
 from kvasir.worker.forward import MIN_SHARED_ROWS, MIN_SHARED_TOKENS, DecodePass, PassParts, RaggedPass
@@ -104,6 +106,8 @@ class Worker:
         build: makes the model, given the attention backend class; how it is filled is the composition root's choice.
         hooks: rank 9 features, in the order they run.
         masks: applies the masks that come with `sample_tokens`.
+        on_paper: makes the like of this worker on `platforms/paper.py`; what that launches is compiled ahead.
+        early: see CompileAhead; this worker ends it.
     """
 
     def __init__(
@@ -116,6 +120,8 @@ class Worker:
         hooks: Sequence[StepHook] = (),
         log: StartupLog | None = None,
         masks: MaskSink | None = None,
+        on_paper: "Callable[[], Worker] | None" = None,
+        early: EarlyTriton | None = None,
     ):
         self._settings = settings
         self._platform = platform
@@ -124,6 +130,8 @@ class Worker:
         self._build = build
         self._hooks = hooks
         self._masks = masks
+        self._on_paper = on_paper
+        self._early = early
         self._log = log or StartupLog()
         self.device = torch.device(platform.device_type)
         self.runner: ModelRunner | None = None
@@ -139,27 +147,28 @@ class Worker:
     # -- start ----------------------------------------------------------------------------------------------
 
     def start(self) -> Ready:
-        ahead = CompileAhead(self.device)
-        ahead.start()  # a fork, which is cheap while there is no model
         try:
             self._platform.open(self._settings.cpu_threads)
             self._log.mark("open device")
             with self._platform.stream():
-                return self._start(ahead)
+                return self._start()
         finally:
-            ahead.stop()
+            if self._early is not None:
+                self._early.stop()
 
     def launch_all_kinds(self) -> None:
-        """For who notes launches: those of the start, which are all that steps need, by a model that is not filled."""
+        """For who notes launches: all that steps need, by a model that is not filled."""
         with self._platform.stream():
-            prepared = self._prepare()
+            need = self._need()
+            prepared = self._prepare(need, self._select_backend(need))
             with few_layers(prepared.load.model):
                 self._run_all_kinds()
+                most = min(self._settings.max_num_seqs, self._settings.max_num_batched_tokens)
+                self._run_decodes(prepared.backend.decode_kinds(need, most))
 
-    def _prepare(self) -> "_Prepared":
-        """Everything that runs steps, with a model that holds nothing yet and a cache of one block."""
+    def _need(self) -> AttentionNeed:
         settings, shape = self._settings, self._shape
-        need = AttentionNeed(
+        return AttentionNeed(
             device=self._platform.device_type,
             dtype=settings.dtype,
             head_size=shape.head_size,
@@ -169,7 +178,10 @@ class Worker:
             sliding_window=any(w is not None for w in shape.layer_windows),
             capability=self._platform.capability,
         )
-        backend = self._select_backend(need)
+
+    def _prepare(self, need: AttentionNeed, backend: type[AttentionBackend]) -> "_Prepared":
+        """Everything that runs steps, with a model that holds nothing yet and a cache of one block."""
+        settings, shape = self._settings, self._shape
         load = self._build(backend)
         model = load.model
         self._log.mark("build model")
@@ -184,19 +196,35 @@ class Worker:
         self.runner, graphs = self._make_runner(parts, Sampler(sampling, settings.max_logprobs), backend)
         return _Prepared(backend, load, caches, graphs)
 
-    def _start(self, ahead: CompileAhead) -> Ready:
-        settings, prepared = self._settings, self._prepare()
+    def _start(self) -> Ready:
+        need = self._need()
+        backend = self._select_backend(need)
+        self._log.mark("import kernels")
+        ahead = CompileAhead(target_of(self.device), self._early)
+        try:
+            if self._on_paper is not None:
+                ahead.start()  # a fork, which is cheap while there is no model
+                ahead.queue(lambda: self._on_paper().launch_all_kinds())  # compiled beside us from the first step on
+            self._log.mark("note kernels")
+            prepared = self._prepare(need, backend)
+            weights = _parameter_bytes(prepared.load.model)
+            prepared.load.fill()
+            self._log.mark("load weights", then=Phase.COMPILE)
+            with few_layers(prepared.load.model):
+                ahead.wait(meanwhile=self._run_largest)  # libraries load now what the largest step needs of theirs
+            self._log.mark("wait for kernels")
+        finally:
+            ahead.stop()
+        return self._run_first_steps(prepared, weights)
+
+    def _run_first_steps(self, prepared: "_Prepared", weights: int) -> Ready:
+        """What a start does once there are kernels and weights: memory is planned, steps are run and captured.
+
+        Args:
+            weights: their bytes.
+        """
+        settings = self._settings
         backend, load, graphs = prepared.backend, prepared.load, prepared.graphs
-        model = load.model
-        weights = _parameter_bytes(model)
-        with few_layers(model):
-            ahead.queue(self._run_all_kinds)  # compiled beside us from the first step on, while the weights are read
-        self._log.mark("queue kernels")
-        load.fill()
-        self._log.mark("load weights", then=Phase.COMPILE)
-        with few_layers(model):
-            ahead.wait(meanwhile=self._run_largest)  # libraries load now what the largest step needs of theirs
-        self._log.mark("wait for kernels")
         if load.compile is not None:
             load.compile()
             self._log.mark("compile")
@@ -325,9 +353,16 @@ class Worker:
                 even_shares(min(2 * rows, settings.max_num_batched_tokens), min(rows, settings.max_num_seqs))
             )
 
-    def _run_synthetic(self, lens: list[int]) -> None:
+    def _run_decodes(self, kinds: Sequence[int]) -> None:
+        """Decode steps of so many rows, without and with a prefix that all of them share."""
+        long = MIN_SHARED_TOKENS + 2 * self._settings.block_size
+        for rows in kinds:
+            self._run_synthetic([1] * rows)
+            self._run_synthetic([1] * max(rows, min(MIN_SHARED_ROWS, self._settings.max_num_seqs)), computed=long)
+
+    def _run_synthetic(self, lens: list[int], computed: int = 0) -> None:
         settings = self._settings
-        prefill = synthetic_plan(-3, lens, settings.max_model_len, settings.block_size)
+        prefill = synthetic_plan(-3, lens, settings.max_model_len, settings.block_size, computed)
         for plan in (prefill, synthetic_decode(-2, prefill)):
             self.execute_model(plan)
             self.sample_tokens(plan.step_id).result()

@@ -59,6 +59,15 @@ def decode_config(head_size_pad: int, dtype: torch.dtype, programs: int, process
     return DecodeConfig(64 if head_size_pad <= 128 else 32, 4, 2)
 
 
+def decode_kinds(head_size: int, dtype: torch.dtype, num_kv_heads: int, processors: int, max_rows: int) -> list[int]:
+    """The least number of rows for each variant of `decode_kernel` that steps of up to `max_rows` use."""
+    head_size_pad = max(16, triton.next_power_of_2(head_size))
+    least: dict[DecodeConfig, int] = {}
+    for rows in range(1, max_rows + 1):
+        least.setdefault(decode_config(head_size_pad, dtype, rows * num_kv_heads, processors), rows)
+    return list(least.values())
+
+
 def prefill_config(head_size_pad: int, dtype: torch.dtype) -> PrefillConfig:
     if dtype == torch.float32:
         return PrefillConfig(32, 32, 4, 2) if head_size_pad <= 128 else PrefillConfig(16, 16, 4, 2)
