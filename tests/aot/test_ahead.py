@@ -9,19 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from triton import knobs
-from triton.runtime import build, cache, driver
+from triton.runtime import build, cache
 from triton.runtime.jit import JITFunction
 
 from kvasir.compilation import CompileAhead, compiler_process
 from kvasir.compilation import ahead as ahead_module
-from kvasir.ops import target
 from kvasir.ops.cuda import nvrtc
 from kvasir.ops.cuda.kernel import Kernel
-from kvasir.ops.target import _PaperDriver
+from kvasir.ops.target import Target, compile_for
 from kvasir.ops.triton import paged_attention
 from kvasir.ops.triton.activation import silu_and_mul
 from kvasir.ops.triton.norm import _rms_norm_kernel, add_rms_norm, rms_norm
-from tests.aot.conftest import H100
+from kvasir.platforms.early_triton import EarlyTriton
 
 LIBCUDA = "".join(
     f"int {name}(void) {{ return 1; }}\n"
@@ -35,41 +34,32 @@ LIBCUDA = "".join(
 IN_GLUON_TEST = paged_attention.decode_kernel, paged_attention.prefill_overlap.prefill_overlap_kernel
 
 
-class NoLauncher:
-    """What launches a kernel needs a card's library."""
-
-    def __init__(self, source: object, metadata: object):
-        pass
-
-
-class OtherCard(_PaperDriver):
-    launcher_cls = NoLauncher
-
-    def get_current_device(self) -> int:
-        return 7  # no other test compiles for it, so no kernel is there already
+CARD = Target("cuda", (9, 0), 7)
+"""No other test compiles for it, so no kernel is there already."""
+META = torch.device("meta")
 
 
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CompileAhead]:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(driver, "_active", OtherCard(H100))
     monkeypatch.setattr(cache, "triton_key", cache.triton_key)  # put back, whatever is put there
-    made = CompileAhead(torch.device("cpu"))
-    made._compiles = True
+    monkeypatch.setattr(ahead_module, "LAUNCHER", "")  # what launches a kernel needs a card's library
+    made = CompileAhead(CARD)
     yield made
     made.stop()
     for function in (_rms_norm_kernel, silu_and_mul.__globals__["_silu_and_mul_kernel"], *IN_GLUON_TEST):
-        function.device_caches.pop(7, None)
+        function.device_caches.pop(CARD, None)
 
 
 def steps(width: int) -> Callable[[], None]:
-    x = torch.zeros(4, width, dtype=torch.bfloat16)
+    x = torch.zeros(4, width, dtype=torch.bfloat16, device=META)
 
     def run() -> None:
-        for _ in range(50):
-            rms_norm(x, x[0], 1e-6)
-            add_rms_norm(x, x, x[0], 1e-6)
-            silu_and_mul(x)
+        with compile_for(CARD):
+            for _ in range(50):
+                rms_norm(x, x[0], 1e-6)
+                add_rms_norm(x, x, x[0], 1e-6)
+                silu_and_mul(x)
 
     return run
 
@@ -96,38 +86,39 @@ def test_real_launches_find_every_kernel_on_disk(ahead: CompileAhead, tmp_path: 
     ahead.start()
     ahead.queue(run)
     assert not looked_up, "noted, not compiled"
-    assert not _rms_norm_kernel.device_caches[7][0], "a launch would take what is noted for a kernel"
+    assert not _rms_norm_kernel.device_caches[CARD][0], "a launch would take what is noted for a kernel"
     assert ahead.wait() == 3
     run()
     assert sorted(looked_up) == [("_rms_norm_kernel", True), ("_rms_norm_kernel", True), ("_silu_and_mul_kernel", True)]
 
 
 def test_kernels_in_gluon_are_among_them(ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch, looked_up: list) -> None:
-    monkeypatch.setattr(target, "_stand_in", ("cpu", H100))
-    query, cells = torch.zeros(9, 4, 64, dtype=torch.float16), torch.zeros(2, 16, 2, 64, dtype=torch.float16)
-    numbers = torch.tensor([0, 1, 9], dtype=torch.int32)
-    rows = numbers, numbers[1:], numbers[None], numbers[:2].long()
+    query = torch.zeros(9, 4, 64, dtype=torch.float16, device=META)
+    cells = torch.zeros(2, 16, 2, 64, dtype=torch.float16, device=META)
+    numbers = torch.zeros(3, dtype=torch.int32, device=META)
+    rows = numbers, numbers[1:], numbers[None], torch.zeros(2, dtype=torch.int64, device=META)
 
     def run() -> None:
-        paged_attention.paged_attention(query, cells, cells, *rows, 1.0, num_decodes=1)
+        with compile_for(CARD):
+            paged_attention.paged_attention(query, cells, cells, *rows, 1.0, num_decodes=1)
 
     ahead.start()
     ahead.queue(run)
     assert ahead.wait() == 2
     run()
     assert sorted(looked_up) == [("decode_kernel", True), ("prefill_overlap_kernel", True)]
-    again, noted = CompileAhead(torch.device("cpu")), []
-    again._compiles, again._send = True, noted.append
+    again, noted = CompileAhead(CARD), []
+    again._send = noted.append
     for function in IN_GLUON_TEST:
-        function.device_caches[7][0].clear()
+        function.device_caches[CARD][0].clear()
     again.queue(run)
     assert len(noted) == 2 and all(map(compiler_process._is_compiled, noted)), "found where jobs are taken, too"
 
 
-def test_triton_is_hashed_by_the_other_process(ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_is_hashed_by_another_process(ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = cache.triton_key()
+    ahead._early = EarlyTriton()
     monkeypatch.setattr(cache, "triton_key", lambda: pytest.fail("hashed here"))
-    monkeypatch.setattr(compiler_process, "_triton_key", lambda: expected)
     ahead.start()
     ahead.wait()
     assert cache.triton_key() == expected
@@ -138,15 +129,14 @@ def test_what_is_on_disk_takes_no_compiler(ahead: CompileAhead, monkeypatch: pyt
     ahead.start()
     ahead.queue(run)
     ahead.wait()
-    again = CompileAhead(torch.device("cpu"))
-    again._compiles = True
+    again = CompileAhead(CARD)
     monkeypatch.setattr(compiler_process._Compilers, "_fork", lambda self: os.abort())
     again.start()
     again.queue(run)
     process, meanwhile = again._process, []
     again._jobs = os.close(again._jobs) or -1
-    assert os.waitpid(process, 0) == (process, 0), "it forked"
-    again._process = 0
+    assert os.waitpid(process.pid, 0) == (process.pid, 0), "it forked"
+    assert again._early.ends_before(time.monotonic() + 60)
     assert again.wait(meanwhile=lambda: meanwhile.append(1)) == 3
     assert not meanwhile, "nothing to wait for"
 
@@ -154,8 +144,8 @@ def test_what_is_on_disk_takes_no_compiler(ahead: CompileAhead, monkeypatch: pyt
 def test_launchers_are_built_once_and_found(
     ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, looked_up: list
 ) -> None:
-    """With a driver's library of paper, so that the C code links and loads."""
-    from triton.backends.nvidia.driver import CudaLauncher
+    """With a driver's library of paper, so that the C code links and loads; Triton's driver itself is only linked."""
+    from triton.backends.nvidia.driver import CudaLauncher, CudaUtils
 
     (tmp_path / "libcuda.c").write_text(LIBCUDA)
     subprocess.run(
@@ -163,17 +153,18 @@ def test_launchers_are_built_once_and_found(
         check=True,
     )
     monkeypatch.setenv("TRITON_LIBCUDA_PATH", str(tmp_path))
-    monkeypatch.setattr(OtherCard, "launcher_cls", CudaLauncher)
+    monkeypatch.setattr(ahead_module, "LAUNCHER", "triton.backends.nvidia.driver:CudaLauncher")
     run = steps(800)
-    ahead.start()
-    ahead.queue(run)
-    ahead.wait()
+    first = CompileAhead(CARD)
+    first.start()
+    first.queue(run)
+    first.wait()
+    assert len(list(tmp_path.rglob("cuda_utils*.so"))) == 1
     launchers = list(tmp_path.rglob("__triton_launcher*.so"))
     assert len(launchers) == 3, "the two norms have arguments of other types"
     for launcher in launchers:
         launcher.unlink()
-    again = CompileAhead(torch.device("cpu"))
-    again._compiles = True
+    again = CompileAhead(CARD)
     again.start()
     again.queue(run)
     again.wait()
@@ -181,9 +172,11 @@ def test_launchers_are_built_once_and_found(
     monkeypatch.setattr(build, "_build", lambda *args: pytest.fail("built again"))
     monkeypatch.setattr(build, "_load_module_from_path", lambda name, path: type("module", (), {"launch": path}))
     run()
+    with pytest.raises(AttributeError, match="PyCUtensorMap"):  # found, and nothing of it is needed here
+        CudaUtils()
     used = set()
     for function in (_rms_norm_kernel, silu_and_mul.__globals__["_silu_and_mul_kernel"]):
-        for kernel in function.device_caches[7][0].values():
+        for kernel in function.device_caches[CARD][0].values():
             used.add(CudaLauncher(kernel.src, kernel.metadata).launch)
     assert used == {str(path) for path in launchers}
 
@@ -235,7 +228,7 @@ def test_one_that_hangs_holds_nothing_up(ahead: CompileAhead, monkeypatch: pytes
     monkeypatch.setattr(compiler_process, "_function", lambda job: time.sleep(60))
     ahead.start()
     ahead.queue(steps(928))
-    process, began, meanwhile = ahead._process, time.monotonic(), []
+    process, began, meanwhile = ahead._process.pid, time.monotonic(), []
     ahead.wait(meanwhile=lambda: meanwhile.append(1))
     assert time.monotonic() - began < 10
     assert meanwhile == [1]
@@ -244,7 +237,41 @@ def test_one_that_hangs_holds_nothing_up(ahead: CompileAhead, monkeypatch: pytes
 
 
 def test_nothing_is_noted_without_a_card() -> None:
-    ahead = CompileAhead(torch.device("cpu"))
+    ahead = CompileAhead(Target("cpu"))
     ahead.start()
     ahead.queue(lambda: pytest.fail("a step was run"))
     assert ahead.wait(meanwhile=lambda: pytest.fail("a step was run")) == 0
+
+
+def test_what_cannot_be_noted_breaks_nothing(ahead: CompileAhead, caplog: pytest.LogCaptureFixture) -> None:
+    run = steps(992)
+
+    def run_and_fail() -> None:
+        run()
+        raise NotImplementedError("no such operation\non paper")
+
+    ahead.start()
+    ahead.queue(run_and_fail)
+    assert ahead.wait() == 3, "what was noted before is compiled"
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "not all kernels are compiled ahead, the others when they are needed: NotImplementedError: no such operation"
+    ]
+
+
+def test_a_start_that_fails_leaves_no_process(ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler_process, "_is_compiled", lambda job: False)
+    monkeypatch.setattr(compiler_process, "_function", lambda job: time.sleep(60))
+    ahead.start()
+    ahead.queue(steps(1056))
+    children = [ahead._process.pid, ahead._early._child.pid]
+    ahead.stop()
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_a_process_that_is_gone_holds_no_launch_up(ahead: CompileAhead) -> None:
+    ahead.start()
+    ahead._process.stop()
+    ahead.queue(steps(1120))
+    assert ahead.wait() == 3

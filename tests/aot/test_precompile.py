@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ from kvasir.assembly.resolve import resolve
 from kvasir.attention.triton import TritonBackend
 from kvasir.compilation import CompileAhead, compiler_process
 from kvasir.compilation.compiler_process import CudaJob, Job, TritonJob, kept_files
+from kvasir.compilation.noting import KernelNotes
 from kvasir.config import EngineArgs
 from kvasir.entrypoints.cli.main import main
 from kvasir.ops.cuda import nvrtc
 from kvasir.ops.target import Target, compile_for, target_of
 from kvasir.platforms.paper import PaperPlatform
+from kvasir.platforms.paper_tensors import ShapesOnly
+from kvasir.worker.worker import Worker
 from tests.fixtures import checkpoint
 
 FOUR_LAYERS = {"num_hidden_layers": 4}
@@ -52,27 +57,41 @@ class Queued(Exception):
 
 
 @pytest.fixture
-def queued_by_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """(arguments of the engine) -> what the start of a worker queues where tensors have memory, by the ordinary way."""
+def worker_with_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """(arguments of the engine) -> a worker whose tensors have memory, on what counts as a card."""
     monkeypatch.setattr(worker_root, "get_attn_backend", lambda need, asked: (TritonBackend, []))
-    queue = CompileAhead.queue
 
-    def start(args: EngineArgs) -> list[Job]:
-        jobs: list[Job] = []
-
-        def queue_and_stop(ahead: CompileAhead, steps: Any) -> None:
-            ahead._compiles, ahead._send = True, jobs.append
-            queue(ahead, steps)
-            raise Queued
-
-        monkeypatch.setattr(CompileAhead, "queue", queue_and_stop)
+    def make(args: EngineArgs) -> Worker:
         facts = Facts("cuda", "a test", 80 << 30, 2, capability=(9, 0), num_cards=1)
         config = resolve(args, usage="server", facts=facts).config
-        with compile_for(Target("cuda", CARD.capability, CARD.processors), "cpu"), pytest.raises(Queued):
-            worker_root.make_worker(config, 0.0, platform=CardWithMemory((9, 0))).start()
-        return jobs
+        return worker_root.make_worker(config, 0.0, platform=CardWithMemory((9, 0)))
 
-    yield start
+    with compile_for(Target("cuda", CARD.capability, CARD.processors), "cpu"):
+        yield make
+
+
+def launched(worker: Worker) -> list[Job]:
+    jobs: list[Job] = []
+    with KernelNotes(jobs.append).instead_of_launching():
+        worker.launch_all_kinds()
+    return jobs
+
+
+def queued(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> list[Job]:
+    """What its start queues."""
+    jobs: list[Job] = []
+
+    def queue_and_stop(ahead: CompileAhead, steps: Any) -> None:
+        ahead._send = jobs.append
+        queue(ahead, steps)
+        raise Queued
+
+    queue = CompileAhead.queue
+    monkeypatch.setattr(CompileAhead, "start", lambda self: None)
+    monkeypatch.setattr(CompileAhead, "queue", queue_and_stop)
+    with pytest.raises(Queued):
+        worker.start()
+    return jobs
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, args: EngineArgs, card: Card) -> list[Job]:
@@ -108,16 +127,16 @@ def facts_of(jobs: list[Job]) -> list[tuple[Any, ...]]:
     ],
 )
 def test_tensors_without_memory_launch_the_variants_of_those_with(
-    monkeypatch: pytest.MonkeyPatch, queued_by_start: Any, model: Any, options: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, worker_with_memory: Any, model: Any, options: dict[str, Any]
 ) -> None:
     args = EngineArgs(model=str(checkpoint("qwen3") if model == "tiny" else model), load_format="dummy", **options)
-    expected = facts_of(queued_by_start(args))
+    expected = facts_of(launched(worker_with_memory(args)))
     assert len(expected) >= 20
     assert facts_of(noted(monkeypatch, args, CARD)) == expected
 
 
 def test_the_command_and_then_a_start(
-    caches: Path, queued_by_start: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    caches: Path, worker_with_memory: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = str(checkpoint("qwen3"))
     options = ["--load-format", "dummy", "--max-model-len", "1024", "--max-num-seqs", "96"]
@@ -128,7 +147,7 @@ def test_the_command_and_then_a_start(
         r"(\d+) kernels for compute capability 9.0 \(0 of them were there\) in (.*): ", capsys.readouterr().out
     )
     assert said is not None and said[2].split(", ")[0] in map(str, (caches, caches.parent / "kvasir/cuda"))
-    jobs = queued_by_start(EngineArgs(model=model, load_format="dummy", **SMALL))
+    jobs = queued(monkeypatch, worker_with_memory(EngineArgs(model=model, load_format="dummy", **SMALL)))
     assert len(jobs) == int(said[1])
     assert all(map(kept_files, jobs)), "a start finds each of them"
     monkeypatch.setattr(compiler_process._Compilers, "_fork", lambda self: pytest.fail("compiled again"))
@@ -192,3 +211,52 @@ def test_a_stand_in_ends_with_its_block() -> None:
         assert target_of(meta) == Target("cuda", (8, 6), 84)
         assert target_of(torch.device("cpu")) == Target("cpu")
     assert target_of(meta) == Target("meta")
+
+
+def test_paper_imports_no_symbolic_shapes() -> None:
+    """They take longer to import than all that a start does on paper."""
+    code = """if True:
+        import sys
+        from kvasir.assembly import precompile
+        from kvasir.compilation import compiler_process
+        from kvasir.config import EngineArgs
+
+        compiler_process.compile_all = lambda jobs, done: print("jobs", len(jobs))
+        precompile.precompile(EngineArgs(model=sys.argv[1], load_format="dummy"), precompile.Card())
+        print("sympy" in sys.modules, "torch._dynamo" in sys.modules)
+    """
+    command = [sys.executable, "-c", code, str(BENCHMARKS / "qwen3-0.6b")]
+    jobs, modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert int(jobs.split()[1]) > 20
+    assert modules == "False False"
+
+
+def test_shapes_on_paper_are_those_of_torch() -> None:
+    """Whatever is done in a short way there."""
+    x, table = torch.zeros(3, 4, device="meta"), torch.zeros(9, 4, dtype=torch.bfloat16, device="meta")
+    rows = torch.zeros(5, dtype=torch.int64, device="meta")
+
+    def results() -> list[torch.Tensor]:
+        made = table.clone()
+        made[rows] = table[rows]
+        return [
+            torch.arange(7, dtype=torch.int32, device="meta"),
+            torch.arange(1, 9, 2, device=torch.device("meta")),
+            torch.nn.functional.linear(x, torch.zeros(6, 4, device="meta"), torch.zeros(6, device="meta")),
+            torch.nn.functional.embedding(rows, table),
+            torch.empty_like(x),
+            torch.empty_like(x, dtype=torch.int8),
+            torch.zeros_like(x, device="cpu"),
+            rows.diff(),
+            table[rows],
+            x[1],
+            made.index_copy_(0, rows, table[:5]),
+            made.index_add_(0, rows, table[:5]),
+            made.index_put_((rows,), table[:5]),
+        ]
+
+    expected = results()
+    with ShapesOnly():
+        found = results()
+    for a, b in zip(found, expected, strict=True):
+        assert (a.shape, a.stride(), a.dtype, a.device) == (b.shape, b.stride(), b.dtype, b.device)
