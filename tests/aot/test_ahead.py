@@ -145,6 +145,7 @@ def test_launchers_are_built_once_and_found(
     ahead: CompileAhead, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, looked_up: list
 ) -> None:
     """With a driver's library of paper, so that the C code links and loads; Triton's driver itself is only linked."""
+    from triton.backends.nvidia import driver as nvidia
     from triton.backends.nvidia.driver import CudaLauncher, CudaUtils
 
     (tmp_path / "libcuda.c").write_text(LIBCUDA)
@@ -153,6 +154,8 @@ def test_launchers_are_built_once_and_found(
         check=True,
     )
     monkeypatch.setenv("TRITON_LIBCUDA_PATH", str(tmp_path))
+    monkeypatch.setattr(nvidia, "libcuda_dirs", nvidia.libcuda_dirs.__wrapped__)  # others look elsewhere
+    monkeypatch.setattr(nvidia, "library_dirs", nvidia.library_dirs.__wrapped__)
     monkeypatch.setattr(ahead_module, "LAUNCHER", "triton.backends.nvidia.driver:CudaLauncher")
     run = steps(800)
     first = CompileAhead(CARD)
