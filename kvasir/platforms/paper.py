@@ -4,7 +4,7 @@ Its tensors have shapes and no memory, so that a model of any size costs nothing
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from kvasir.platforms.cpu import host_memory
@@ -36,6 +36,4 @@ class PaperPlatform:
         return 0
 
     def stream(self) -> AbstractContextManager[Any]:
-        from kvasir.platforms.paper_tensors import shapes_only
-
-        return shapes_only()
+        return nullcontext()

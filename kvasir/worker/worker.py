@@ -16,6 +16,7 @@ from kvasir.logger import get_logger
 from kvasir.messages import PROTOCOL_VERSION, Ready, SchedulerOutput, TokenMasks
 from kvasir.models.common.few_layers import few_layers
 from kvasir.models.interface import TextModel
+from kvasir.ops.on_paper import ShapesOnly
 from kvasir.ops.target import target_of
 from kvasir.platforms import Platform
 from kvasir.platforms.early_triton import EarlyTriton
@@ -158,7 +159,7 @@ class Worker:
 
     def launch_all_kinds(self) -> None:
         """For who notes launches: all that steps need, by a model that is not filled."""
-        with self._platform.stream():
+        with self._platform.stream(), ShapesOnly():
             need = self._need()
             prepared = self._prepare(need, self._select_backend(need))
             with few_layers(prepared.load.model):
@@ -183,17 +184,16 @@ class Worker:
         """Everything that runs steps, with a model that holds nothing yet and a cache of one block."""
         settings, shape = self._settings, self._shape
         load = self._build(backend)
-        model = load.model
-        self._log.mark("build model")
         processors = () if self._masks is None else (self._masks,)
         sampling = SamplingState(settings.max_num_seqs, shape.vocab_size, self.device, processors)
         states = RequestStates(settings.max_num_seqs, settings.max_model_len, settings.block_size, sampling.uploads)
         caches = self._allocate_kv(backend, 1)  # one block: enough for synthetic steps, which all write there
         parts = PassParts(
-            model, states, backend.make_builder(need), caches, sampling.uploads, self._dispatcher(backend),
+            load.model, states, backend.make_builder(need), caches, sampling.uploads, self._dispatcher(backend),
             settings.max_num_batched_tokens,
         )  # fmt: skip
         self.runner, graphs = self._make_runner(parts, Sampler(sampling, settings.max_logprobs), backend)
+        self._log.mark("build model")
         return _Prepared(backend, load, caches, graphs)
 
     def _start(self) -> Ready:

@@ -23,9 +23,9 @@ from kvasir.compilation.noting import KernelNotes
 from kvasir.config import EngineArgs
 from kvasir.entrypoints.cli.main import main
 from kvasir.ops.cuda import nvrtc
+from kvasir.ops.on_paper import ShapesOnly
 from kvasir.ops.target import Target, compile_for, target_of
 from kvasir.platforms.paper import PaperPlatform
-from kvasir.platforms.paper_tensors import shapes_only
 from kvasir.worker.worker import Worker
 from tests.fixtures import checkpoint
 
@@ -256,7 +256,7 @@ def test_shapes_on_paper_are_those_of_torch() -> None:
         ]
 
     expected = results()
-    with shapes_only(), shapes_only():
+    with ShapesOnly():
         found = results()
     for a, b in zip(found, expected, strict=True):
         assert (a.shape, a.stride(), a.dtype, a.device) == (b.shape, b.stride(), b.dtype, b.device)

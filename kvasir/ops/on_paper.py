@@ -5,12 +5,11 @@ Torch describes most operations on its "meta" device in C++, but some in Python,
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode
 
 _Tensor = torch.Tensor
 
@@ -49,19 +48,9 @@ _SHAPES: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-_ELSEWHERE = nullcontext()
-
-
-def shapes_only() -> AbstractContextManager[Any]:
+class ShapesOnly(TorchFunctionMode):
     """In here common operations on tensors without memory import nothing; their arguments must fit each other."""
-    return (
-        _ELSEWHERE
-        if any(isinstance(mode, _ShapesOnly) for mode in _get_current_function_mode_stack())
-        else _ShapesOnly()
-    )
 
-
-class _ShapesOnly(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
