@@ -14,7 +14,7 @@
 #   host        the host's time of a decode step, by phase, at 1, 32, 256, 1024 rows; HOST_FLAGS=--no-async-scheduling
 #               launches each step onto an idle card: what execute and sample lose by that was waiting, not work
 #   levels      compile levels 0 to 3 at batches of 1 and 32
-#   start       two processes without any kernel cache, two with
+#   start       processes without any kernel cache, with one, and after kvasir precompile; then with Python's bytecode on disk
 set -uo pipefail
 out=$1
 shift
@@ -38,11 +38,38 @@ bench() {  # MODEL PROCESS WORKLOADS
     tail -9 "$out/offline.txt" | grep -o '"workload.*' | cut -c1-120
 }
 
+start() {  # NAME CACHE: one process to its first token, with the kernel cache in that folder
+    KVASIR_CACHE_DIR=$out/cache-$2 TRITON_CACHE_DIR=$out/cache-$2/triton timeout 60 python3 "$here/bench_offline.py" \
+        --engine kvasir --model "$here/models/qwen3-0.6b" --workloads decode-1 --repeat 1 >/dev/null 2>"$out/start-$1.log"
+    echo "$1"; grep -A18 "ready on" "$out/start-$1.log" | grep -E " s$"
+}
+
+start_as_it_is() {
+    for process in ${STARTS:-cold1 cold2 warm1 warm2 precompiled}; do
+        cache=${process%[12]}
+        case $process in
+            cold2 | warm?) cache=warm ;;
+            precompiled) KVASIR_CACHE_DIR=$out/cache-$cache TRITON_CACHE_DIR=$out/cache-$cache/triton python3 -m \
+                kvasir.entrypoints.cli.main precompile "$here/models/qwen3-0.6b" --load-format dummy --skip-tokenizer-init \
+                --max-model-len 16896 --gpu-memory-utilization 0.85 --no-progress 2>&1 | tail -1 ;;
+        esac
+        start "$process" "$cache"
+    done
+}
+
+# pip compiles Python files to bytecode when it installs; some machines have none and let Python write none.
+start_with_bytecode() (
+    unset PYTHONDONTWRITEBYTECODE
+    export PYTHONPYCACHEPREFIX=$out/bytecode
+    start bytecode-none b0
+    start bytecode-cold1 b1; start bytecode-cold2 b2; start bytecode-warm1 b2; start bytecode-warm2 b2
+)
+
 for part in $parts; do
     echo "== $part $(date +%T)"
     case $part in
         ceilings) timeout 120 python3 "$here/ceilings.py" | tee "$out/ceilings.jsonl" ;;
-        tests) timeout 150 $pytest "$root/tests/gpu" $fast -n "${JOBS:-14}" --timeout 100 >"$out/tests.log" 2>&1
+        tests) timeout "${TESTS_LIMIT:-240}" $pytest "$root/tests/gpu" $fast -n "${JOBS:-14}" --timeout 100 >"$out/tests.log" 2>&1
             grep -E "^(FAILED|ERROR)|passed|failed" "$out/tests.log" | cut -c1-180 | tail -20 ;;
         slow) timeout 240 $pytest "$root/tests/gpu/test_compiled.py" "$root/tests/gpu/test_device_fault.py" -n "${JOBS:-14}" \
                 --timeout 200 >"$out/slow.log" 2>&1
@@ -70,14 +97,7 @@ for part in $parts; do
                 timeout 200 python3 "$here/compile_levels.py" --model "$here/models/qwen3-0.6b" --dummy --batch $batch \
                     --input-len 256 --output-len 64 --levels 0 1 2 3 2>"$out/levels.log" | tee -a "$out/levels.jsonl"
             done ;;
-        start) for process in cold1 cold2 warm1 warm2; do
-                folder=$out/cache-${process%[12]}; [[ $process == cold2 ]] && folder=$out/cache-warm
-                KVASIR_CACHE_DIR=$folder TRITON_CACHE_DIR=$folder/triton timeout 60 python3 "$here/bench_offline.py" \
-                    --engine kvasir --model "$here/models/qwen3-0.6b" --workloads decode-1 --repeat 1 \
-                    >/dev/null 2>"$out/start-$process.log"
-                echo "$process"; grep -A18 "ready on" "$out/start-$process.log" | grep -E " s$"
-            done
-            rm -rf "$out"/cache-* ;;
+        start) start_as_it_is; start_with_bytecode; rm -rf "$out"/cache-* "$out/bytecode" ;;
         *) echo "unknown part $part" ;;
     esac
 done

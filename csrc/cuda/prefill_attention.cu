@@ -3,7 +3,7 @@
 //
 // A program has 128 packed rows (query tokens x the heads that share a KV head) and three groups of four warps:
 //
-//     group 0     one warp asks for tiles of 128 keys and of 128 values, two of each ahead, and does nothing else
+//     group 0     one warp asks for tiles of 128 keys and of 128 values, three and two of them ahead, and finds what is to do next
 //     groups 1, 2 64 rows each. For each tile, from the last to the first, since the last ones need masks:
 //                 begin the scores of this tile, begin the sums with the values of the tile before, wait for the scores,
 //                 make weights of them while the sums go on, wait for the sums.
