@@ -10,7 +10,7 @@ from kvasir.ops.cuda import kernel
 from kvasir.ops.cuda.prefill_attention import BLOCK_SIZES, HEAD_SIZES, ROWS, prefill_attention
 from kvasir.ops.target import Target
 
-MIN_QUERY = 128
+MIN_QUERY = 64
 """Query tokens from which it beats the Triton kernel."""
 
 
