@@ -5,12 +5,12 @@ set -euo pipefail
 out=$1 model=$2 tokenizer=$3 port=${PORT:-8011}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$out"
-kvasir() { python3 -m kvasir.entrypoints.cli.main "$@"; }
+kvasir="python3 -m kvasir.entrypoints.cli.main"
 start=$(date +%s.%N)
-kvasir serve "$here/models/$model" --load-format dummy --tokenizer "$tokenizer" --max-model-len 16896 \
+$kvasir serve "$here/models/$model" --load-format dummy --tokenizer "$tokenizer" --max-model-len 16896 \
     --gpu-memory-utilization 0.85 --port "$port" --disable-access-log >"$out/serve-$model.log" 2>&1 &
 server=$!
-trap 'kill $server 2>/dev/null || true' EXIT
+trap 'kill $server 2>/dev/null || true; wait $server || true' EXIT  # the port and the card are free again when this ends
 until curl -s -o /dev/null -m 1 -f "localhost:$port/health"; do
     kill -0 $server || { tail -20 "$out/serve-$model.log"; exit 1; }
     sleep 0.05
@@ -19,7 +19,7 @@ python3 -c "import sys, time; print('healthy after', round(time.time() - $start,
 sleep "${SETTLE:-4}"
 for load in 1:30 64:256 512:1024; do
     clients=${load%:*}
-    kvasir bench serve --port "$port" --input-len 512 --output-len 128 --vocab 300:10000 --temperature 0.6 --json \
+    $kvasir bench serve --port "$port" --input-len 512 --output-len 128 --vocab 300:10000 --temperature 0.6 --json \
         --no-progress --num-prompts "${load#*:}" --max-concurrency "$clients" --bench-seed "$clients" |
         tr -d '\n' | tee "$out/http-$model-c$clients.json"
     echo
