@@ -74,9 +74,11 @@ for part in $parts; do
         slow) timeout 240 $pytest "$root/tests/gpu/test_compiled.py" "$root/tests/gpu/test_device_fault.py" -n "${JOBS:-14}" \
                 --timeout 200 >"$out/slow.log" 2>&1
             grep -E "^(FAILED|ERROR)|passed|failed" "$out/slow.log" | cut -c1-180 | tail -20 ;;
-        sanitizer) timeout 150 compute-sanitizer --error-exitcode 9 --log-file "$out/sanitizer.log" $pytest \
-                "$root/tests/gpu/test_ops.py" -x -k "${CHECK:-4096-1024 or 3072}" >"$out/sanitizer.txt" 2>&1
-            echo "exit $?"; tail -3 "$out/sanitizer.txt" "$out/sanitizer.log" ;;
+        sanitizer) for check in "test_ops.py:${CHECK:-4096-1024 or 3072}" "test_attention.py:${CHECK_PROMPTS:-in_cuda_of_many or in_cuda_is}"; do
+                timeout 150 compute-sanitizer --error-exitcode 9 --log-file "$out/sanitizer-${check%%.*}.log" $pytest \
+                    "$root/tests/gpu/${check%%:*}" -x -k "${check#*:}" >"$out/sanitizer-${check%%.*}.txt" 2>&1
+                echo "${check%%:*}: exit $?"; tail -n 3 "$out/sanitizer-${check%%.*}.txt"
+            done ;;
         kernels) timeout 180 python3 "$here/kernels/attention.py" | tee "$out/attention.jsonl"
             timeout 60 python3 "$here/kernels/layer.py" | tee "$out/layer.jsonl"
             timeout 120 python3 "$here/kernels/sampling.py" | tee "$out/sampling.jsonl" ;;
