@@ -116,7 +116,7 @@ def test_a_killed_api_process_is_replaced_and_the_others_go_on(server: tuple[str
     url, running = server
     time.sleep(1.2)
     before = metric(url, "generation_tokens_total")
-    body = {**BODY, "max_tokens": 300}
+    body = {**BODY, "max_tokens": 1500}
     whole = CLIENT.post(url + "/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
     victim, other = children(running.pid, "api_process")
     found = streams(url, 12, body, lambda: os.kill(victim, signal.SIGKILL))
@@ -130,7 +130,7 @@ def test_a_killed_api_process_is_replaced_and_the_others_go_on(server: tuple[str
 
 def test_a_killed_core_costs_no_stream(server: tuple[str, subprocess.Popen[bytes]]) -> None:
     url, running = server
-    body = {**BODY, "max_tokens": 300}
+    body = {**BODY, "max_tokens": 1500}
     whole = CLIENT.post(url + "/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
     victim = children(running.pid, "assembly.core")[0]
     assert streams(url, 8, body, lambda: os.kill(victim, signal.SIGKILL)) == [whole] * 8
