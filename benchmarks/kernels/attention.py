@@ -24,7 +24,7 @@ import triton
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from triton.runtime.jit import JITFunction
 
-from kvasir.ops.cuda.prefill_attention import prefill_attention
+from kvasir.ops.cuda.prefill_attention import prefill_attention, tiles_of
 from kvasir.ops.triton import paged_attention as launch
 from kvasir.ops.triton.kv_write import reshape_and_cache
 from kvasir.ops.triton.norm import add_rms_norm
@@ -208,11 +208,12 @@ class Prompts:
         return seconds(graph.replay), output
 
     def _attend_in_cuda(self, output: torch.Tensor) -> None:
-        lens = self.query_lens[self.num_decodes :]
+        group = self.query.shape[1] // self.views[0].shape[2]
+        tiles = tiles_of(self.query_lens[self.num_decodes :], group)
         rows, scale = self.rows, self.query.shape[2] ** -0.5
         prefill_attention(
             self.query, *self.views, rows.query_start_loc[self.num_decodes :], rows.seq_lens[self.num_decodes :],
-            rows.block_table, rows.table_rows[self.num_decodes :], lens, scale, output,
+            rows.block_table, rows.table_rows[self.num_decodes :], tiles, scale, output,
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import torch
 from kvasir.attention.backend import AttentionBatch, AttentionNeed
 from kvasir.attention.prefill import LastRows, refuses_shape
 from kvasir.ops.cuda import kernel
-from kvasir.ops.cuda.prefill_attention import BLOCK_SIZES, HEAD_SIZES, ROWS, prefill_attention
+from kvasir.ops.cuda.prefill_attention import BLOCK_SIZES, HEAD_SIZES, ROWS, prefill_attention, tiles_of
 from kvasir.ops.target import Target
 
 MIN_QUERY = 64
@@ -21,15 +21,16 @@ class PromptRows:
     query_start_loc: torch.Tensor  # [R + 1] int32
     seq_lens: torch.Tensor  # [R] int32
     table_rows: torch.Tensor  # [R] int64
-    query_lens: list[int]
+    num_tiles: int
 
 
 class HopperPrefill:
     name = "csrc/cuda/prefill_attention.cu"
     margin = 0
 
-    def __init__(self) -> None:
+    def __init__(self, need: AttentionNeed):
         self.min_query = MIN_QUERY
+        self._group = need.num_heads // need.num_kv_heads
 
     @staticmethod
     def refusal(need: AttentionNeed) -> str | None:
@@ -46,7 +47,7 @@ class HopperPrefill:
             batch.query_start_loc[first : last + 1],
             batch.seq_lens[first:last],
             batch.table_rows[first:last],
-            [query for _, query in rows.lens],
+            tiles_of([query for _, query in rows.lens], self._group),
         )
 
     def attend(
@@ -68,7 +69,7 @@ class HopperPrefill:
             plan.seq_lens,
             batch.block_table,
             plan.table_rows,
-            plan.query_lens,
+            plan.num_tiles,
             scale,
             output,
         )

@@ -59,7 +59,7 @@ class TritonBuilder:
 def _default_provider(need: AttentionNeed) -> PrefillProvider | None:
     """The faster one of those that serve here; nothing has to be installed for either."""
     if HopperPrefill.refusal(need) is None:
-        return HopperPrefill()
+        return HopperPrefill(need)
     return CudnnPrefill() if CudnnPrefill.refusal(need) is None else None
 
 

@@ -59,10 +59,11 @@ def test_it_is_told_of_the_last_rows_only(monkeypatch: pytest.MonkeyPatch) -> No
     batch = make_step([(40, 1), (7, 20), (3, 64), (100, 300)], shape, torch.bfloat16, 1).batch
     rows = LastRows.of(batch, MIN_QUERY)
     assert rows is not None
-    plan = HopperPrefill().plan(batch, rows)
+    provider = HopperPrefill(need())
+    plan = provider.plan(batch, rows)
     assert plan.query_start_loc.tolist() == [21, 85, 385]
     assert plan.seq_lens.tolist() == [67, 400]
-    assert plan.query_lens == [64, 300]
+    assert plan.num_tiles == 1 + 5, "of 64 tokens, with two heads for each KV head"
     assert torch.equal(plan.table_rows, batch.table_rows[2:])
 
     noted: list[Kernel] = []
@@ -70,8 +71,8 @@ def test_it_is_told_of_the_last_rows_only(monkeypatch: pytest.MonkeyPatch) -> No
     query = torch.empty(385, 16, 128, dtype=torch.bfloat16, device="meta")
     cache = torch.empty(50, 2, 8, 16, 128, dtype=torch.bfloat16, device="meta")
     with compile_for(Target("cuda", (9, 0), 132)):
-        HopperPrefill().attend(query, *cache_views(cache), batch, rows, plan, 0.1, torch.empty_like(query))
+        provider.attend(query, *cache_views(cache), batch, rows, plan, 0.1, torch.empty_like(query))
         with pytest.raises(ValueError, match="one piece of memory"):
-            HopperPrefill().attend(query, cache[:, 0], cache[:, 1], batch, rows, plan, 0.1, query)
+            provider.attend(query, cache[:, 0], cache[:, 1], batch, rows, plan, 0.1, query)
     assert [k.recipe.name for k in noted] == ["prefill_attention"]
     assert {"-DGROUP=2", "-DHEAD_SIZE=128", "-DBLOCK_SIZE=16", "-DHALF=0"} < set(noted[0].recipe.options)

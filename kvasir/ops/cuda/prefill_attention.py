@@ -36,6 +36,11 @@ def _counters(device: torch.device) -> torch.Tensor:
     return torch.zeros(2, dtype=torch.int32, device=device)
 
 
+def tiles_of(query_lens: Sequence[int], group: int) -> int:
+    """How many tiles of queries rows of such lengths have, for each KV head, which `group` heads share."""
+    return sum(-(-length // (ROWS // group)) for length in query_lens)
+
+
 def prefill_attention(
     query: torch.Tensor,  # [T, H, D], last dimension contiguous
     key_cache: torch.Tensor,  # [N, S, K, D], a view of [N, 2, K, S, D] as is value_cache
@@ -44,7 +49,7 @@ def prefill_attention(
     seq_lens: torch.Tensor,  # [R] int32
     block_table: torch.Tensor,  # [M, max_blocks] int32
     table_rows: torch.Tensor,  # [R] int64
-    query_lens: Sequence[int],  # of the R rows
+    num_tiles: int,  # `tiles_of` the R rows
     scale: float,
     output: torch.Tensor,  # [T, H, D] contiguous
 ) -> None:
@@ -63,20 +68,19 @@ def prefill_attention(
         raise ValueError("keys and values of a block must be one piece of memory, [2, KV heads, block size, head size]")
     tokens, heads, _ = query.shape
     group, target = heads // kv_heads, target_of(query.device)
-    tokens_of_program = ROWS // group
     query_map = TensorMap(
         query.data_ptr(), query.dtype, (head_size, heads, tokens), (query.stride(1) * size, query.stride(0) * size),
-        (64, group, tokens_of_program),
+        (64, group, ROWS // group),
     )  # fmt: skip
     cache_map = TensorMap(
         key_cache.data_ptr(), key_cache.dtype, (head_size, 2 * kv_heads * block_size, blocks),
         (head_size * size, key_cache.stride(0) * size), (64, block_size, 1),
     )  # fmt: skip
-    works = sum(-(-length // tokens_of_program) for length in query_lens) * kv_heads
+    works = num_tiles * kv_heads
     kernel = kernel_for(head_size, group, block_size, query.dtype, target.capability)
     kernel.launch(
         (min(works, target.processors), 1), 1, pdl.enabled(query.device), query_map, cache_map,
         *map(pointer, (query_start_loc, seq_lens, block_table, table_rows, output, _counters(query.device))),
-        ctypes.c_longlong(block_table.stride(0)), *map(ctypes.c_int, (len(query_lens), kv_heads, works, blocks)),
+        ctypes.c_longlong(block_table.stride(0)), *map(ctypes.c_int, (seq_lens.shape[0], kv_heads, works, blocks)),
         ctypes.c_float(scale * _LOG2E),
     )  # fmt: skip

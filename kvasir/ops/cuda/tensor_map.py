@@ -30,7 +30,7 @@ class TensorMap:
     box: tuple[int, ...]
 
     def address(self) -> int:
-        """Of 128 bytes on the host, kept for as long as the process lives."""
+        """Of 128 bytes on the host, which a launch copies. They are kept until a thousand other maps were asked for."""
         return _encoded(self)[1]
 
 
